@@ -1,0 +1,1 @@
+"""What recipes share: plumbing, and what would be wrong if typed again."""

@@ -1,0 +1,1 @@
+"""TFDS builders for data that TFDS itself does not know."""

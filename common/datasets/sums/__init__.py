@@ -1,0 +1,3 @@
+"""Sums of two numbers, written as text."""
+
+from .sums_dataset_builder import Builder

@@ -1,0 +1,29 @@
+"""Files that are either whole or not there."""
+
+import json
+import os
+
+
+def replace(path, write):
+    """Writes a file under another name first, so that a kill leaves either the old one or the new one.
+
+    path: a `pathlib.Path`; its folder is made.
+    write: called with the open binary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with open(unfinished, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def write_text(path, text):
+    """Replaces a text file as a whole."""
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path, value):
+    """Replaces a JSON file as a whole, laid out to be read."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,166 @@
+"""Searches a recipe's hyperparameters with KerasTuner; every trial is a plain run."""
+
+import os
+import time
+
+import keras
+import keras_tuner
+
+from common import catalogue, errors, files, plots, settings, training
+
+# A search compares settings at equal cost, so it never varies these two; --set changes them for all trials.
+PINNED = ("epochs", "examples")
+
+
+class DefaultsFirst:
+    """An oracle whose trial 0 has the recipe's own values."""
+
+    def populate_space(self, trial_id):
+        response = super().populate_space(trial_id)
+        if int(trial_id) == 0:
+            defaults = {each.name: each.default for each in self.get_space().space}
+            response["values"] = {**response["values"], **defaults}
+        return response
+
+
+class Random(DefaultsFirst, keras_tuner.oracles.RandomSearchOracle):
+    """Draws every trial anew."""
+
+
+class Bayesian(DefaultsFirst, keras_tuner.oracles.BayesianOptimizationOracle):
+    """Models the score by a Gaussian process."""
+
+
+class Hyperband(DefaultsFirst, keras_tuner.oracles.HyperbandOracle):
+    """Starts many trials short and gives the better ones more epochs (Li et al. 2018)."""
+
+
+ORACLES = {"random": Random, "bayesian": Bayesian, "hyperband": Hyperband}
+
+
+class History(keras.callbacks.Callback):
+    """Keeps a fit's logs, one list per metric."""
+
+    def __init__(self, history):
+        super().__init__()
+        self.history = history
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+
+
+def score(histories, monitor):
+    """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
+
+    histories: {stage: {metric: one value an epoch}}.
+    monitor: the promise's {"metric", "better"}.
+    """
+    values = [history[monitor["metric"]] for history in histories.values() if monitor["metric"] in history][-1]
+    return max(values) if monitor["better"] == "higher" else min(values)
+
+
+class Search(keras_tuner.Tuner):
+    """Runs `recipe.train` once a trial, so that a plain run with a trial's values and seed gives its score."""
+
+    def __init__(self, recipe, seed, **arguments):
+        self.recipe, self.seed = recipe, seed
+        super().__init__(**arguments)
+
+    def run_trial(self, trial):
+        start = time.perf_counter()
+        values = trial_values(self.recipe, trial)
+        hp = settings.build(self.recipe.configure, values)
+        histories = {}
+
+        def callbacks(stage, examples):
+            return [*training.callbacks(stage, examples), History(histories.setdefault(stage, {}))]
+
+        print(f"Trial {trial.trial_id}: {settings.assignments(values)}")
+        keras.backend.clear_session()
+        try:
+            self.recipe.train(hp, self.seed, callbacks)
+        except training.Diverged as error:
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        monitor = self.recipe.PROMISE["monitor"]
+        value = score(histories, monitor)
+        print(f"Trial {trial.trial_id}: {monitor['metric']} {value:.6g} in {time.perf_counter() - start:.0f} seconds")
+        return {monitor["metric"]: value}
+
+
+def trial_values(recipe, trial):
+    """A trial's hyperparameters; Hyperband's number of epochs takes the place of the recipe's."""
+    known = [each.name for each in recipe.configure(keras_tuner.HyperParameters()).space]
+    values = {name: value for name, value in trial.hyperparameters.values.items() if name in known}
+    return {**values, "epochs": trial.hyperparameters.values.get("tuner/epochs", values["epochs"])}
+
+
+def search_space(recipe, values):
+    """The recipe's hyperparameters, with `values` and the pinned ones held fixed."""
+    hp = keras_tuner.HyperParameters()
+    defaults = recipe.configure(keras_tuner.HyperParameters())
+    fixed = {name: defaults[name] for name in PINNED if name in defaults.values}
+    for name, value in {**fixed, **values}.items():
+        hp.Fixed(name, value)
+    return recipe.configure(hp)
+
+
+def make_oracle(kind, space, promise, trials, seed):
+    """The KerasTuner oracle of a search over `space` with at most `trials` trials."""
+    direction = {"higher": "max", "lower": "min"}[promise["monitor"]["better"]]
+    common_arguments = {
+        "objective": keras_tuner.Objective(promise["monitor"]["metric"], direction),
+        "hyperparameters": space,
+        "seed": seed + 1,  # KerasTuner takes 0 for no seed at all.
+    }
+    if kind == "hyperband":
+        oracle = Hyperband(max_epochs=space["epochs"], hyperband_iterations=trials, **common_arguments)
+        oracle.max_trials = trials
+        return oracle
+    return ORACLES[kind](max_trials=trials, **common_arguments)
+
+
+def search(entry, recipe, values, options, directory):
+    """Searches, or goes on with the search in `directory`, and tells the best values.
+
+    values: hyperparameters that all trials share.
+    options: the command line's `search` (number of trials), `tuner` and `seed`.
+
+    Raises:
+        errors.RecipeError: the directory holds a search of another space or seed.
+    """
+    space = search_space(recipe, values)
+    identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
+    started = catalogue.read_json(directory / "space.json")
+    if started and started != identity:
+        raise errors.RecipeError(f"{directory} holds a search of another space or seed: choose another --out, or delete it")
+    files.write_json(directory / "space.json", identity)
+    print(f"The search is kept in {directory}; the same command goes on with it.")
+    oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
+    tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
+    if tuner.remaining_trials == 0:
+        print("All its trials are done: nothing is run again.")
+    tuner.search(verbose=0)
+    if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "chief"):
+        summarize(recipe, oracle, options.seed, directory)
+
+
+def summarize(recipe, oracle, seed, directory):
+    """Prints the table of trials and the best values as a `--set` line; draws `search.png`."""
+    monitor = recipe.PROMISE["monitor"]
+    trials = [oracle.trials[name] for name in sorted(oracle.trials)]
+    varied = [each.name for each in oracle.get_space().space if type(each).__name__ != "Fixed"]
+    print(f"\ntrial  {monitor['metric']:>16}  values")
+    for trial in trials:
+        shown = {name: trial.hyperparameters.values[name] for name in varied}
+        told = f"{trial.score:.6g}" if trial.score is not None else trial.status.lower()
+        print(f"{trial.trial_id:>5}  {told:>16}  {settings.assignments(shown)}")
+    finished = [trial for trial in trials if trial.score is not None]
+    if not finished:
+        raise errors.RecipeError(f"no trial succeeded; the last one said: {trials[-1].message}")
+    best = oracle.get_best_trials(1)[0]
+    picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
+    plots.save(picture, directory / "search.png")
+    print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
+    print(f"  --seed {seed} --set {settings.assignments(trial_values(recipe, best))}")
+

@@ -1,0 +1,62 @@
+"""`python -m recipes`: lists the recipes, copies one out, verifies its figure, writes the tables."""
+
+import argparse
+import sys
+
+from common import catalogue, copying, errors
+
+
+def list_recipes():
+    """Prints every recipe with its sentence, data and measured result."""
+    for entry in catalogue.entries():
+        results = entry.results
+        measured = catalogue.result_line(results) if results else "not measured yet"
+        print(f"{entry.name}\n    {entry.sentence}\n    {', '.join(entry.promise['data'])}: {measured}")
+
+
+def verify(name):
+    """Runs the recipe again; returns whether the figure is within the recorded mean ± 3 sd."""
+    from common import runner  # TensorFlow is needed by this command alone.
+
+    return runner.verify(catalogue.entry(name))
+
+
+def write_tables():
+    """Brings the README's table and every docstring's Result up to date with the results files."""
+    readme = catalogue.ROOT / "README.md"
+    readme.write_text(catalogue.readme_with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for entry in catalogue.entries():
+        catalogue.write_result(entry)
+
+
+def main(arguments=None):
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes",
+        description="Without a command, lists the recipes. `python -m recipes.CHAPTER.NAME --help` tells of one.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    copy = commands.add_parser("copy", help="write a recipe as one file that needs nothing of this repository")
+    copy.add_argument("name", metavar="CHAPTER.NAME")
+    copy.add_argument("file", metavar="FILE.py")
+    again = commands.add_parser("verify", help="run a recipe again and compare with its recorded figure")
+    again.add_argument("name", metavar="CHAPTER.NAME")
+    commands.add_parser("table", help="write the README's table and the docstrings' results")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "copy":
+            print(copying.copy(catalogue.entry(options.name), options.file))
+        elif options.command == "verify":
+            return 0 if verify(options.name) else 1
+        elif options.command == "table":
+            write_tables()
+        else:
+            list_recipes()
+    except errors.RecipeError as error:
+        print(f"python -m recipes: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

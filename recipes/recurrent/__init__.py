@@ -1,0 +1,1 @@
+"""Recurrent networks: sequences in, labels or sequences out."""

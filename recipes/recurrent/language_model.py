@@ -1,0 +1,295 @@
+"""A recurrent network reads tiny_shakespeare character by character and learns to write on.
+
+Result    not measured yet
+Baseline  an interpolated 6-gram, counted on the same text and scored the same way
+Anchor    1.4697 nats per character on validation and test together: nanoGPT's GPU setting for
+          shakespeare_char, scored on random crops (https://github.com/karpathy/nanoGPT)
+Paper     Graves, Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850;
+          here one layer in place of seven, one data set a thousandth the size, and dropout
+Answers   What is it worth to carry the state from window to window, in training and in use?
+          How far back does the network remember? Which characters surprise it?
+          What does temperature do to the text, and why does beam search write dull verse?
+
+    python -m recipes.recurrent.language_model
+    python -m recipes.recurrent.language_model --set cell=gru --seed 1
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from matplotlib.figure import Figure
+
+from common import data, decoding, metrics, runner, training
+
+PROMISE = {
+    "figure": "test_nats",
+    "better": "lower",
+    "monitor": "val_perplexity",
+    "baseline": {"name": "interpolated 6-gram", "metric": "ngram_test_nats"},
+    "anchor": {"value": 1.4697, "source": "nanoGPT train_shakespeare_char.py, validation and test together"},
+    "data": ["tiny_shakespeare"],
+}
+TINY = {"examples": 3000, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
+VARIANTS = {"stateless": {"stateful": False}}
+SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+
+VOCABULARY = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+START = "\n"  # what the first character of a text is predicted from
+PROMPT = "ROMEO:\n"
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # characters read of each split
+    hp.Int("epochs", 1, 40, default=8)
+    hp.Int("streams", 1, 256, default=32)  # places in the text that are read side by side, one row of the batch each
+    hp.Int("steps", 10, 400, default=100)  # characters between two updates: how far back a gradient goes
+    hp.Choice("cell", ["lstm", "gru"], default="lstm")
+    hp.Int("units", 8, 1024, default=512)
+    hp.Int("embedding", 8, 512, default=64)
+    hp.Boolean("stateful", default=True)  # False: every window starts from a state of zeros
+    hp.Float("dropout", 0.0, 0.7, default=0.3)
+    hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=4e-3)
+    hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=4e-3)
+    return hp
+
+
+def encode(text):
+    """Characters to ids (T,)."""
+    ids = {character: index for index, character in enumerate(VOCABULARY)}
+    return np.array([ids[character] for character in text], dtype="int32")
+
+
+def decode(ids):
+    return "".join(VOCABULARY[index] for index in ids)
+
+
+def load_text(hp, split):
+    """The ids of the split's first `examples` characters (T,)."""
+    (example,) = data.load("tiny_shakespeare", SPLITS[split])
+    return encode(example["text"].numpy().decode()[: hp["examples"]])
+
+
+def load_data(hp, split, streams=None):
+    """Batches of (characters, next characters, weights), each (streams, steps); batch t + 1 continues every row of t.
+
+    Train is a ring, cut open at another place in every epoch, so that neither the streams nor the windows end where
+    they did before. The other splits are read from their first character to the last, each predicted once; the last
+    rows are padded at the right, with weights of 0.
+    """
+    text = tf.constant(load_text(hp, split))
+    streams, steps = streams or hp["streams"], hp["steps"]
+
+    def windows(row):  # (streams * windows * steps,) -> (windows, streams, steps)
+        return tf.transpose(tf.reshape(row, (streams, -1, steps)), (1, 0, 2))
+
+    if split == "train":
+        length = len(text) // (streams * steps) * streams * steps
+
+        def one_epoch(offset):
+            ring = tf.roll(text, -offset, axis=0)
+            characters, targets = ring[:length], tf.roll(ring, -1, axis=0)[:length]
+            return tf.data.Dataset.from_tensor_slices((windows(characters), windows(targets)))
+
+        offsets = data.shuffle(tf.data.Dataset.range(len(text), output_type=tf.int32))
+        batches = offsets.take(1).flat_map(one_epoch)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(length // (streams * steps)))
+    else:
+        padding = [[0, -len(text) % (streams * steps)]]
+        characters = tf.concat([encode(START), text[:-1]], axis=0)
+        rows = [tf.pad(row, padding) for row in (characters, text, tf.ones(len(text)))]
+        batches = tf.data.Dataset.from_tensor_slices(tuple(windows(row) for row in rows))
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def network(hp, characters, states=None):
+    """Characters (N, T) to the logits of the next ones (N, T, V) and the last states, a list of (N, units).
+
+    Without `states` the recurrent layer keeps its own: a window starts with the last states of the window before.
+    """
+    cell = {"lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
+    # Keras's default of 0.05 would leave the input unheard beside the recurrent part for the first thousand steps.
+    unit_scale = keras.initializers.RandomNormal(stddev=1.0)
+    hidden = layers.Embedding(len(VOCABULARY), hp["embedding"], embeddings_initializer=unit_scale)(characters)
+    recurrent = cell(hp["units"], return_sequences=True, return_state=True, stateful=hp["stateful"] and states is None)
+    hidden, *states = recurrent(hidden, initial_state=states)  # (N, T, units)
+    hidden = layers.Dropout(hp["dropout"])(hidden)
+    return layers.Dense(len(VOCABULARY))(hidden), states
+
+
+def build_model(hp):
+    """The network in training: (streams, steps) characters in, logits out, the states inside the layers."""
+    characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
+    logits, _ = network(hp, characters)
+    model = keras.Model(characters, logits)
+    updates = hp["examples"] // (hp["streams"] * hp["steps"]) * hp["epochs"]
+    warmup = updates // 20
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        0.0, updates - warmup, warmup_target=hp["learning_rate"], warmup_steps=warmup
+    )
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=[metrics.Perplexity()],
+    )
+    return model
+
+
+def for_inference(model, hp):
+    """The same weights with the states outside: [characters (N, T), *states (N, units)] -> [logits (N, T, V), *states]."""
+    characters = keras.Input((None,), dtype="int32")
+    states = [keras.Input((hp["units"],)) for _ in range({"lstm": 2, "gru": 1}[hp["cell"]])]
+    logits, last_states = network(hp, characters, states)
+    copy = keras.Model([characters, *states], [logits, *last_states])
+    for weight, trained in zip(copy.trainable_weights, model.trainable_weights, strict=True):
+        weight.assign(trained)
+    return copy
+
+
+class ResetStates(keras.callbacks.Callback):
+    """Zeros the states before every epoch and before validation, which would else read on where training stopped."""
+
+    def reset(self, *_):
+        for layer in self.model.layers:
+            if getattr(layer, "stateful", False):
+                layer.reset_state()
+
+    on_epoch_begin = on_test_begin = reset
+
+
+def train(hp, seed, callbacks=training.callbacks):
+    """Trains from `seed` and returns the model in its inference form."""
+    keras.utils.set_random_seed(seed)
+    batches = load_data(hp, "train")
+    model = build_model(hp)
+    examples = len(batches) * hp["streams"] * hp["steps"]
+    model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"],
+              callbacks=[*callbacks("fit", examples=examples), ResetStates()], verbose=0)
+    return for_inference(model, hp)
+
+
+def zero_states(model, rows):
+    return [tf.zeros((rows, state.shape[-1])) for state in model.inputs[1:]]
+
+
+def surprise(model, batches, carry=True):
+    """The nats of every character, -log p(character | those before it), (streams, windows * steps); NaN for padding.
+
+    carry: whether a window starts with the last states of the window before, or with zeros.
+    """
+    predict = tf.function(model)
+    nats, states = [], None
+    for characters, targets, weights in batches:
+        if states is None or not carry:
+            states = zero_states(model, len(characters))
+        logits, *states = predict([characters, *states])
+        losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+        nats.append(tf.where(weights > 0, losses, np.nan))
+    return np.concatenate(nats, axis=1)
+
+
+def ngram_surprise(train_text, text, order=6):
+    """The nats of every character of `text` under n-grams of `train_text`, from 1 to `order`, interpolated.
+
+    An order's estimate is (count + kinds * shorter order's estimate) / (total + kinds), where `kinds` is how many
+    different characters followed the context in `train_text` (Witten and Bell, 1991).
+    """
+    size = len(VOCABULARY)
+    probability = np.full(len(text), 1 / size)
+
+    def codes(ids, n):
+        return sum(ids[k : len(ids) - n + 1 + k].astype("int64") * size ** (n - 1 - k) for k in range(n))
+
+    def look_up(keys, values, asked):
+        positions = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
+        return np.where(keys[positions] == asked, values[positions], 0)
+
+    for n in range(1, order + 1):
+        grams, counts = np.unique(codes(train_text, n), return_counts=True)
+        contexts, first, kinds = np.unique(grams // size, return_index=True, return_counts=True)
+        asked = codes(np.concatenate([encode(START * (n - 1)), text]), n)
+        total = look_up(contexts, np.add.reduceat(counts, first), asked // size)
+        kinds = np.where(total > 0, look_up(contexts, kinds, asked // size), 1)
+        probability = (look_up(grams, counts, asked) + kinds * probability) / (total + kinds)
+    return -np.log(probability)
+
+
+def evaluate(model, hp):
+    """Nats per character: each is predicted once, from all that precede it in its split; the first one from START."""
+    validation = surprise(model, load_data(hp, "validation", streams=1))
+    test = surprise(model, load_data(hp, "test", streams=1))
+    test_anew = surprise(model, load_data(hp, "test"), carry=False)
+    ngram = ngram_surprise(load_text(hp, "train"), load_text(hp, "test"))
+    return {
+        "test_nats": float(np.nanmean(test)),
+        "test_perplexity": float(np.exp(np.nanmean(test))),
+        "validation_nats": float(np.nanmean(validation)),
+        "both_nats": float(np.nanmean(np.concatenate([validation, test], axis=1))),
+        "test_nats_from_zeros": float(np.nanmean(test_anew)),  # each window of `steps` from a state of zeros
+        "ngram_test_nats": float(np.mean(ngram)),
+    }
+
+
+def generate(model, prompt, length, temperatures=None, beam_width=5):
+    """Returns one continuation of the prompt for each temperature; without any, the likeliest that a beam finds."""
+    ids = np.tile(encode(START + prompt), (len(temperatures or [None]), 1))
+    _, *states = model([ids[:, :-1], *zero_states(model, len(ids))])
+
+    def step(tokens, states):
+        logits, *states = model([tokens[:, None], *states])
+        return tf.nn.log_softmax(logits[:, 0]), states
+
+    if temperatures:
+        written = decoding.sample(step, ids[:, -1], states, length, temperatures)
+    else:
+        written, _ = decoding.beam_search(step, ids[:, -1], states, length, beam_width, end_token=None)
+    return [prompt + decode(row) for row in np.array(written)]
+
+
+def show(model, hp):
+    """Text at three temperatures and by beam search; what a passage's characters cost, and what memory saves."""
+    temperatures = (0.3, 0.7, 1.0)
+    texts = dict(zip((f"temperature {each}" for each in temperatures), generate(model, PROMPT, 400, temperatures)))
+    carried = surprise(model, load_data(hp, "validation", streams=1))[0]
+    anew = surprise(model, load_data(hp, "validation", streams=256))  # 256 starts from zeros
+    return {
+        "samples": "\n\n".join(f"--- {how}\n{text}" for how, text in texts.items()),
+        "surprise": picture_of_surprise(decode(load_text(hp, "validation")), carried),
+        "memory": picture_of_memory(anew - np.resize(carried, anew.shape)),
+    }
+
+
+def picture_of_surprise(text, nats, rows=15, columns=52):
+    """The first lines of a text, every character on a ground as red as it surprised the network, line ends too."""
+    picture = Figure(figsize=(9, 4.2), layout="constrained", dpi=120)
+    ax = picture.subplots()
+    grid = np.full((rows, columns), np.nan)
+    start = 0
+    for row, line in enumerate(text.splitlines(keepends=True)[:rows]):
+        for column, character in enumerate(line[:columns]):
+            grid[row, column] = nats[start + column]
+            ax.text(column, row, character.replace("\n", "↵"), family="monospace", ha="center", va="center")
+        start += len(line)
+    colours = ax.imshow(grid, cmap="Reds", vmin=0, vmax=8, aspect="auto")
+    picture.colorbar(colours, label="nats", shrink=0.6)
+    ax.set_axis_off()
+    return picture
+
+
+def picture_of_memory(cost):
+    """Nats (streams, T) that a start from zeros costs, by the number of characters read since, spread evenly by factor."""
+    edges = np.unique(np.geomspace(1, cost.shape[1] + 1, 16).astype(int))
+    means = [np.nanmean(cost[:, low - 1 : high - 1]) for low, high in zip(edges, edges[1:])]
+    picture = Figure(figsize=(7, 4), layout="constrained", dpi=120)
+    ax = picture.subplots()
+    ax.loglog(np.sqrt(edges[:-1] * (edges[1:] - 1)), means, "o-", color="#c2410c")
+    ax.set(xlabel="characters read since the state was zeros", ylabel="nats per character lost by it")
+    ax.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+if __name__ == "__main__":
+    runner.run(__spec__.name)

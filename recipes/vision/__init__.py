@@ -1,0 +1,1 @@
+"""Convolutional networks and what they learn to see."""
