@@ -1,23 +1,76 @@
 """Examples in: TFDS with errors of one line, and a shuffle that a resumed run repeats."""
 
 import functools
+import pathlib
+import urllib.error
+import urllib.request
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import resource
+
+from common import errors
+
+
+class Unavailable(errors.RecipeError):
+    """A data set is neither on this machine nor to be downloaded."""
 
 
 def load(source, split, examples=None):
     """Returns a TFDS split as a `tf.data.Dataset`, in the official order.
 
-    source: a TFDS name ("mnist", "glue/sst2") or a builder class of `common.datasets`.
+    source: a TFDS name ("mnist", "glue/sst2") or a builder class.
     split: TFDS's notation ("train[:90%]").
     examples: reads no more than so many; None reads all.
+
+    Raises:
+        Unavailable: the data set is neither on this machine nor to be downloaded.
     """
-    builder = tfds.builder(source) if isinstance(source, str) else source()
-    builder.download_and_prepare()
+    try:
+        builder = tfds.builder(source) if isinstance(source, str) else source()
+    except tfds.core.DatasetNotFoundError as error:
+        raise Unavailable(f"TFDS knows no data set {source!r}") from error
+    if not pathlib.Path(builder.data_path, "dataset_info.json").exists():
+        prepare(builder)
     dataset = builder.as_dataset(split=split, shuffle_files=False)
     return dataset if examples is None else dataset.take(examples)
+
+
+def prepare(builder):
+    """Downloads and prepares a data set, having asked first whether that can succeed.
+
+    TFDS itself tries ten times, for minutes, to reach a host that is not there.
+
+    Raises:
+        Unavailable: tells the data set, its size, where TFDS looks, and what to do.
+    """
+    downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+    missing = {
+        url: info.size
+        for url, info in (builder.url_infos or {}).items()
+        if not (downloads / resource.get_dl_fname(url, info.checksum)).exists()
+    }
+    name, size = builder.info.full_name, f"{sum(missing.values()) / 2**20:.1f} MiB"
+    try:
+        for url in list(missing)[:1]:
+            print(f"{name}: downloading {size} to {downloads}")
+            reach(url)
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unavailable(
+            f"data set {name} ({size} to download) is not prepared in {builder.data_path} and could not be: {reason}; "
+            f"with a network run this again, or put the prepared folder there (TFDS_DATA_DIR names another place)"
+        ) from error
+
+
+def reach(url):
+    """Asks once whether a host answers; any answer will do."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        pass
 
 
 @functools.cache

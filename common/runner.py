@@ -16,8 +16,9 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from common import catalogue, data, errors, files, plots, search, settings, training
+from common import catalogue, errors, files, plots, search, settings, training
 
 
 class Run:
@@ -106,6 +107,16 @@ def versions():
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+def describe_data(recipe):
+    """Version and number of examples of every split that the recipe names, by data set."""
+    described = {}
+    for name in recipe.PROMISE["data"]:
+        info = tfds.builder(name).info
+        splits = {split: info.splits[part].num_examples for split, part in recipe.SPLITS.items()}
+        described[name] = {"version": str(info.version), "splits": splits}
+    return described
 
 
 def throughput(histories):
@@ -206,7 +217,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         },
         "examples_per_second": throughput(histories[seeds[0]]),
         "hyperparameters": dict(hp.values),
-        "data": data.used(),
+        "data": describe_data(recipe),
         "machine": machine(),
         "versions": versions(),
     }

@@ -194,14 +194,16 @@ def classify(model, texts, words):
     return model.predict(encode(texts, words).to_tensor(), verbose=0)[:, 0]
 
 
-def classify_while_reading(model, text, words):
-    """Returns the words of `text`, and the probability of praise after the first, the second, ..., both (T,).
+def classify_while_reading(model, texts, words):
+    """Returns for each text its words, and the probability of praise after the first, the second, ...: pairs of (T,).
 
-    All beginnings of the text make up one batch, padded to the whole: only with a mask does that change nothing.
+    All beginnings of all texts are one padded batch: only with a mask does that change nothing.
     """
-    tokens = encode([text], words).to_tensor().numpy()  # (1, T)
-    beginnings = np.tril(np.repeat(tokens, tokens.shape[1], axis=0))  # (T, T): row i ends with word i
-    return split_words([text])[0].numpy(), model.predict(beginnings, verbose=0)[:, 0]
+    split = [row.numpy() for row in split_words(texts)]
+    beginnings = [b" ".join(row[: end + 1]) for row in split for end in range(len(row))]
+    probabilities = classify(model, beginnings, words)
+    ends = np.cumsum([len(row) for row in split])
+    return list(zip(split, np.split(probabilities, ends[:-1])))
 
 
 def draw_reading(readings):
@@ -231,7 +233,8 @@ def show(model, hp):
     texts, labels = (array.numpy() for array in read(hp, "validation"))
     lengths = split_words(texts).row_lengths().numpy()
     short = np.argsort(lengths, kind="stable")[:40]
-    readings = [(*classify_while_reading(model, texts[i], words), labels[i]) for i in short]
+    readings = zip(classify_while_reading(model, texts[short], words), labels[short])
+    readings = [(spoken, probabilities, label) for (spoken, probabilities), label in readings]
     # The three of the forty shortest in which the probability moves most.
     readings.sort(key=lambda reading: -np.abs(np.diff(reading[1])).sum())
     sentences = [

@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 from common import data, runner, training
 
 PROMISE = {
-    "figure": "accuracy",
-    "better": "higher",
-    "monitor": "val_accuracy",
+    "figure": {"metric": "accuracy", "better": "higher"},
+    "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "the nearest mean digit", "metric": "nearest_mean_accuracy"},
     "anchor": {"value": 0.9925, "source": "keras mnist_cnn.py, 12 epochs"},
     "data": ["mnist"],
@@ -156,38 +155,40 @@ def show(model, hp):
 
 
 def draw_feature_maps(model, image):
-    """One digit on its way through the network: C1's filters, the maps of C1 and C3, the ten answers."""
-    stages = [model.get_layer(name).output for name in ("C1", "C3")]
-    first, second = keras.Model(model.inputs, stages).predict(image[None], verbose=0)
+    """One digit on its way through the network: C1's filters, the maps of C1 and of C3."""
+    outputs = [model.get_layer(name).output for name in ("C1", "C3")]
+    first, second = keras.Model(model.inputs, outputs).predict(image[None], verbose=0)
     filters = keras.ops.convert_to_numpy(model.get_layer("C1").kernel)  # (5, 5, 1, 6)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(image[None], verbose=0)))[0]
 
-    figure = Figure(figsize=(9, 7.2), layout="constrained")
-    grid = figure.add_gridspec(4, 8)
-    tiles = [(grid[0, 2 + k], filters[..., 0, k], "RdBu_r", abs(filters).max()) for k in range(6)]
-    tiles += [(grid[1, 2 + k], first[0, ..., k], "magma", first.max()) for k in range(6)]
-    tiles += [(grid[2 + k // 8, k % 8], second[0, ..., k], "magma", second.max()) for k in range(16)]
-    tiles += [(grid[:2, :2], image[..., 0], "gray_r", 255)]
-    captions = {0: "C1: six filters, 5 x 5", 6: "C1: six maps, 28 x 28", 12: "C3: sixteen maps, 10 x 10",
-                28: "a digit, 28 x 28"}
-    for index, (place, pixels, colours, limit) in enumerate(tiles):
-        axes = figure.add_subplot(place)
-        axes.imshow(pixels, cmap=colours, vmin=-limit if colours == "RdBu_r" else 0, vmax=limit)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.set_title(captions.get(index, ""), loc="left", fontsize=10)
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 3))
+    filter_row, first_row, second_rows = right.subfigures(3, 1, height_ratios=(1.5, 1.5, 2.15))
+    parts = [
+        (left, "a digit, 28 x 28", [image[..., 0]], (1, 1), "gray_r", (0, 255)),
+        (filter_row, "C1: six filters, 5 x 5 (red excites, blue inhibits)", np.moveaxis(filters[:, :, 0], -1, 0), (1, 6),
+         "RdBu_r", (-abs(filters).max(), abs(filters).max())),
+        (first_row, "C1: their maps, 28 x 28", np.moveaxis(first[0], -1, 0), (1, 6), "magma", (first.min(), first.max())),
+        (second_rows, "C3: sixteen maps, 10 x 10", np.moveaxis(second[0], -1, 0), (2, 8), "magma", (second.min(), second.max())),
+    ]
+    for part, caption, pictures, shape, colours, (low, high) in parts:
+        part.suptitle(caption, fontsize=11)
+        for axes, picture in zip(part.subplots(*shape, squeeze=False).flat, pictures):
+            axes.imshow(picture, cmap=colours, vmin=low, vmax=high)
+            axes.set(xticks=[], yticks=[])
     return figure
 
 
 def draw_errors(images, titles, heading):
     """A sheet of digits, the most confident mistake first; at most fifty."""
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    rows = min(5, max(1, -(-len(images) // 10)))
+    figure = Figure(figsize=(10, 0.5 + 1.25 * rows), layout="constrained")
     figure.suptitle(heading, fontsize=13)
-    for axes, image, title in zip(figure.subplots(5, 10).flat, images, titles):
-        axes.imshow(image[..., 0], cmap="gray_r")
-        axes.set_title(title, fontsize=8)
-    for axes in figure.axes:
+    sheet = figure.subplots(rows, 10, squeeze=False).flat
+    for axes in sheet:
         axes.axis("off")
+    for axes, image, title in zip(figure.axes, images, titles):
+        axes.imshow(image[..., 0], cmap="gray_r")
+        axes.set_title(title, fontsize=9)
     return figure
 
 

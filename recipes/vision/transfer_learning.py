@@ -1,0 +1,200 @@
+"""A network that learned the digits 0 to 4 of mnist is reused for 5 to 9, with 10 to 5,000 labels.
+
+Result    not measured yet
+Baseline  always the commonest of the five new digits
+Anchor    0.992 with all 29,404 labels, features frozen, keras mnist_transfer_cnn.py:
+          https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_transfer_cnn.py
+Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
+          https://arxiv.org/abs/1411.1792. There the halves are of ImageNet, and layers are frozen one by one;
+          here all convolutions are frozen at once, and the number of labels varies.
+Answers   How many labels is a pretrained base worth? When does fine-tuning beat frozen features?
+          Do frozen weights and batch-norm statistics stay where they were? (The "moved" figures.)
+
+    python -m recipes.vision.transfer_learning
+    python -m recipes.vision.transfer_learning --set base=MobileNetV2 labels=500 steps=100
+
+The second command puts a network of keras.applications with ImageNet weights in the base's place, on cifar10.
+"""
+
+import functools
+import socket
+
+import keras
+import numpy as np
+from keras import layers
+from matplotlib.figure import Figure
+import tensorflow as tf
+
+from common import data, errors, runner, training
+
+PROMISE = {
+    "figure": "accuracy",
+    "better": "higher",
+    "monitor": "val_accuracy",
+    "baseline": {"name": "always the commonest new digit", "metric": "majority_accuracy"},
+    "anchor": {"value": 0.992, "source": "keras mnist_transfer_cnn.py, all 29,404 labels"},
+    "data": ["mnist"],
+}
+TINY = {"examples": 256, "labels": 10, "base_epochs": 1, "steps": 2}
+SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
+LABELS = (10, 50, 100, 500, 1000)  # the counts below `labels`, which ends the curve
+# What each network of keras.applications wants for pictures of 0 to 255: a scale and an offset.
+APPLICATIONS = {"MobileNetV2": (1 / 127.5, -1.0), "ResNet50V2": (1 / 127.5, -1.0), "Xception": (1 / 127.5, -1.0),
+                "MobileNetV3Small": (1.0, 0.0), "EfficientNetV2B0": (1.0, 0.0)}
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Choice("base", ["digits", *APPLICATIONS], default="digits")
+    hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # cifar10's 32 are enlarged for keras.applications
+    hp.Int("examples", 64, 54_000, default=54_000)  # read from each split; fewer for a quick look
+    hp.Int("labels", 10, 25_000, default=5000)  # the most labels of the new classes
+    hp.Int("base_epochs", 1, 40, default=8)
+    hp.Int("steps", 1, 5000, default=500)  # for the new head and again for fine-tuning; from scratch gets both
+    hp.Choice("batch_size", [16, 32, 64, 128], default=64)
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # of whatever starts from random weights
+    hp.Float("fine_tuning_rate", 1e-5, 3e-3, sampling="log", default=1e-3)
+    hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
+    hp.Float("dropout", 0.0, 0.7, default=0.3)  # of the features, before the head
+    hp.Float("shift", 0.0, 0.2, default=0.08)  # at most, as a share of the picture's side
+    hp.Float("turn", 0.0, 0.1, default=0.03)  # at most, as a share of a full turn: 0.03 are 11 degrees
+    return hp
+
+
+@functools.cache
+def read(name, split, examples):
+    """Pictures (N, height, width, channels), uint8, and labels (N,): read once for all fits of a run."""
+    dataset = data.load(name, split, examples).map(lambda example: (example["image"], example["label"]))
+    return tuple(map(np.concatenate, zip(*dataset.batch(1000).as_numpy_iterator())))
+
+
+def load_data(hp, split, task="new", labels=None):
+    """Batches of pictures (B, height, width, channels), uint8, and class numbers (B,), from 0.
+
+    task: "old", the digits that the base learns (0 to 4), or "new", the others (5 to 9; with cifar10 all classes).
+    labels: keep so many examples, equally many of every class, the first in the official order; None keeps all.
+    """
+    on_digits = hp["base"] == "digits"
+    images, classes = read("mnist" if on_digits else "cifar10", SPLITS[split], hp["examples"])
+    if on_digits:
+        chosen = classes < 5 if task == "old" else classes >= 5
+        images, classes = images[chosen], classes[chosen] % 5
+    if labels is not None:
+        members = [np.flatnonzero(classes == number) for number in np.unique(classes)]
+        chosen = np.concatenate([indices[:labels // len(members)] for indices in members])
+        images, classes = images[chosen], classes[chosen]
+    dataset = tf.data.Dataset.from_tensor_slices((images, classes))
+    if split == "train":
+        dataset = data.shuffle(dataset)
+    return dataset.batch(hp["batch_size"]).prefetch(2)
+
+
+def build_base(hp, weights=None):
+    """From pictures of 0 to 255 to features (B, features).
+
+    weights: "imagenet" fetches the weights of a network of keras.applications; None starts at random.
+    """
+    if hp["base"] != "digits":
+        scale, offset = APPLICATIONS[hp["base"]]
+        size = hp["picture_size"]
+        network = getattr(keras.applications, hp["base"])(
+            include_top=False, weights=weights, input_shape=(size, size, 3), pooling="avg")
+        images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+        hidden = layers.Resizing(size, size)(images)
+        hidden = layers.Rescaling(scale, offset)(hidden)
+        return keras.Model(images, network(hidden), name="base")
+
+    images = keras.Input((28, 28, 1), dtype="uint8", name="images")
+    hidden = layers.Rescaling(1 / 255)(images)
+    for filters in (16, 32, 64):  # (B, 14, 14, 16), (B, 7, 7, 32), (B, 3, 3, 64)
+        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False)(hidden)
+        hidden = layers.BatchNormalization()(hidden)
+        hidden = layers.ReLU()(hidden)
+        hidden = layers.MaxPooling2D()(hidden)
+    return keras.Model(images, layers.Flatten()(hidden), name="base")
+
+
+def build_model(hp, base=None):
+    """A base with a new head, compiled; returns logits.
+
+    base: a trained one, copied and frozen; None builds one at random that learns too.
+    """
+    own_base = build_base(hp)
+    if base is not None:
+        own_base.set_weights(base.get_weights())
+        own_base.trainable = False
+
+    images = keras.Input(own_base.input_shape[1:], dtype="uint8", name="images")
+    hidden = layers.RandomTranslation(hp["shift"], hp["shift"], fill_mode="constant")(images)
+    hidden = layers.RandomRotation(hp["turn"], fill_mode="constant")(hidden)
+    # `training=False` keeps batch norm to the statistics that the base learned, even once its weights are fine-tuned.
+    features = own_base(hidden, training=None if base is None else False)
+    features = layers.Dropout(hp["dropout"])(features)
+    logits = layers.Dense(5 if hp["base"] == "digits" else 10, name="head")(features)
+    model = keras.Model(images, logits, name="transfer_learning")
+    compile_model(model, hp, hp["learning_rate"], hp["steps"] * (2 if base is None else 1))
+    return model
+
+
+def compile_model(model, hp, learning_rate, steps):
+    """Sets loss and optimizer: a tenth of the steps warms up to `learning_rate`, a cosine leads back to zero."""
+    warm_up = -(-steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up)
+    model.compile(keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
+                  keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+
+
+def train_base(hp, callbacks):
+    """The base to reuse: trained on the digits 0 to 4, or fetched from keras.applications."""
+    if hp["base"] != "digits":
+        patience = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(20)  # seconds; Keras sets none, so a silent network would hang for ever
+        try:
+            return build_base(hp, weights="imagenet")
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            raise errors.RecipeError(f"the ImageNet weights of {hp['base']} are not in ~/.keras/models and could not "
+                                     f"be downloaded: {error}") from error
+        finally:
+            socket.setdefaulttimeout(patience)
+
+    batches = load_data(hp, "train", task="old")
+    model = build_model(hp)
+    compile_model(model, hp, hp["learning_rate"], hp["base_epochs"] * len(batches))
+    model.fit(batches, validation_data=load_data(hp, "validation", task="old"), epochs=hp["base_epochs"],
+              callbacks=callbacks("base", examples=len(batches) * hp["batch_size"]), verbose=0)
+    return model.get_layer("base")
+
+
+def label_counts(hp):
+    """The numbers of labels on the curve, ascending."""
+    return [*(labels for labels in LABELS if labels < hp["labels"]), hp["labels"]]
+
+
+def train(hp, seed, callbacks=training.callbacks):
+    """Trains from `seed`; returns the models by name, first the one fine-tuned with most labels."""
+    keras.utils.set_random_seed(seed)
+    models = {}
+    base = train_base(hp, callbacks)
+    validation = load_data(hp, "validation")
+
+    def fit(model, name, labels, steps):
+        # One epoch of so many steps, however few the labels; they are shuffled anew in every pass.
+        batches = load_data(hp, "train", labels=labels)
+        examples = labels * steps // len(batches)
+        model.fit(batches.repeat().take(steps), validation_data=validation, epochs=1,
+                  callbacks=callbacks(f"{name}-{labels}", examples=examples), verbose=0)
+        models[f"{name}-{labels}"] = model
+
+    for labels in label_counts(hp):
+        fit(build_model(hp), "scratch", labels, 2 * hp["steps"])
+
+        frozen = build_model(hp, base)
+        fit(frozen, "frozen", labels, hp["steps"])
+
+        fine_tuned = build_model(hp, base)
+        fine_tuned.set_weights(frozen.get_weights())
+        fine_tuned.get_layer("base").trainable = True
+        compile_model(fine_tuned, hp, hp["fine_tuning_rate"], hp["steps"])
+        fit(fine_tuned, "fine-tuned", labels, hp["steps"])
+    return {**dict(reversed(models.items())), "base": base}

@@ -1,0 +1,81 @@
+"""What several test files share: every recipe found in the folder, and one tiny run of each."""
+
+import importlib
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import pytest
+
+from common import catalogue, data, errors, runner
+
+NAMES = [entry.name for entry in catalogue.entries()]
+
+
+def pytest_generate_tests(metafunc):
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def entry(name):
+    return catalogue.entry(name)
+
+
+@pytest.fixture
+def recipe(name):
+    return importlib.import_module(f"recipes.{name}")
+
+
+class TinyRun:
+    """A finished `--tiny` run: its results, the folder of its files, and the model that `train` returned."""
+
+    def __init__(self, name, out):
+        entry, recipe = catalogue.entry(name), importlib.import_module(f"recipes.{name}")
+        self.out, self.splits_of_training = out, []
+        original = recipe.train, recipe.load_data
+
+        def train(*arguments):
+            def load_data(hp, split, *others):
+                self.splits_of_training.append(split)
+                return original[1](hp, split, *others)
+
+            recipe.load_data = load_data
+            try:
+                self.model = original[0](*arguments)
+            finally:
+                recipe.load_data = original[1]
+            return self.model
+
+        recipe.train = train
+        try:
+            self.results = runner.execute(entry, recipe, recipe.TINY, [0], out)
+            self.stages = list(self.results["examples_per_second"])
+        finally:
+            recipe.train = original[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory):
+    """A function from a recipe's name to its tiny run, made once a session; skips where the data are absent."""
+    finished = {}
+
+    def get(name):
+        if name not in finished:
+            try:
+                finished[name] = TinyRun(name, tmp_path_factory.mktemp(name))
+            except data.Unavailable as error:
+                finished[name] = error
+        if isinstance(finished[name], errors.RecipeError):
+            pytest.skip(f"{name}: {finished[name]}")
+        return finished[name]
+
+    return get
+
+
+@pytest.fixture
+def tiny_run(name, tiny_runs):
+    return tiny_runs(name)

@@ -1,0 +1,213 @@
+"""What holds for every recipe. They are found by walking the folder; none can be left out in silence."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from common import catalogue, runner, search, settings, training
+
+# For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
+# A recipe without sequences has an empty entry: the test below asserts that every recipe was thought of.
+SEQUENCES = {
+    "recurrent.language_model": {"causal": 0},
+    "recurrent.sentiment": {"padded": [0]},
+    "seq2seq.addition": {"padded": [0], "causal": 1},
+    "seq2seq.translation": {"padded": [0], "causal": 1},
+    "vision.lenet": {},
+    "vision.transfer_learning": {},
+}
+
+
+def test_every_recipe_file_is_exercised():
+    root = pathlib.Path(__file__).resolve().parents[1] / "recipes"
+    files = {f"{path.parent.name}.{path.stem}" for path in root.glob("*/*.py") if path.stem != "__init__"}
+    assert files == {entry.name for entry in catalogue.entries()} == set(SEQUENCES)
+
+
+def test_docstring_is_complete_and_its_result_is_the_recorded_one(entry):
+    assert set(catalogue.FIELDS) <= set(entry.fields)
+    assert entry.sentence.endswith(".") and len(entry.sentence) < 130
+    assert f"python -m recipes.{entry.name}" in entry.docstring
+    expected = catalogue.result_line(entry.results) if entry.results else "not measured yet"
+    assert entry.fields["Result"] == expected
+
+
+def test_recorded_results_are_those_of_the_recipe_as_it_stands(entry, recipe):
+    if entry.results is None:
+        pytest.skip(f"{entry.name} has no recorded results")
+    results = entry.results
+    assert results["recipe"] == entry.name
+    assert results["hyperparameters"] == dict(settings.build(recipe.configure, {}).values)
+    assert len(results["figure"]["values"]) == len(results["seeds"])
+    assert results["figure"]["mean"] == pytest.approx(np.mean(results["figure"]["values"]))
+    assert results["anchor"] == entry.promise["anchor"]
+    assert list(entry.directory.glob("*.png"))
+
+
+def test_hyperparameters_have_defaults_in_their_ranges_and_are_all_reachable(recipe):
+    hp = recipe.configure(keras_tuner.HyperParameters())
+    names = [each.name for each in hp.space]
+    assert len(names) == len(set(names)) and not any(each.conditions for each in hp.space)
+    assert set(search.PINNED) <= set(names)
+    for each in hp.space:
+        assert settings.parse(recipe.configure, [f"{each.name}={each.default}"]) == {each.name: each.default}
+        source = pathlib.Path(recipe.__file__).read_text(encoding="utf-8")
+        assert source.count(f'hp["{each.name}"]') >= 1, f"{each.name} is declared and never read"
+    for values in [recipe.TINY, *getattr(recipe, "VARIANTS", {}).values()]:
+        assert settings.parse(recipe.configure, settings.assignments(values).split()) == values
+
+
+def test_the_model_builds_for_every_choice(recipe):
+    space = recipe.configure(keras_tuner.HyperParameters()).space
+    tried = [{}]
+    for each in space:
+        if isinstance(each, (keras_tuner.engine.hyperparameters.Choice, keras_tuner.engine.hyperparameters.Boolean)):
+            tried += [{each.name: value} for value in each.values if value != each.default]
+    for values in tried:
+        model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, **values}))
+        assert model.compiled and model.count_params() > 0, values
+        keras.backend.clear_session()
+
+
+def test_the_test_split_is_named_in_evaluate_alone(entry, tiny_run):
+    for node in entry.tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name not in ("evaluate", "load_data"):
+            words = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            assert "test" not in words, f"{node.name} names the test split"
+    assert "train" in tiny_run.splits_of_training and "test" not in tiny_run.splits_of_training
+
+
+def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run):
+    left = {path.name for path in tiny_run.out.iterdir()}
+    assert {"model.keras", "history.csv", "curve.png", "logs"} <= left and "backup" not in left
+    if hasattr(recipe, "assets"):
+        assert set(recipe.assets(settings.build(recipe.configure, recipe.TINY))) <= left
+    assert any(name.endswith(".png") for name in left - {"curve.png"})
+    results = tiny_run.results
+    assert json.loads(json.dumps(results)) == results
+    keys = {"figure", "metrics", "baseline", "anchor", "seeds", "seconds", "hyperparameters", "data", "machine", "versions"}
+    assert keys <= set(results)
+    assert all(np.isfinite(value) for value in results["metrics"].values())
+    assert set(results["data"]) == set(entry.promise["data"])
+
+
+def test_every_trainable_weight_moves_and_no_other(recipe, tiny_run):
+    hp = settings.build(recipe.configure, recipe.TINY)
+    keras.utils.set_random_seed(0)
+    fresh = recipe.build_model(hp)
+    trained = {weight.path.split("/", 1)[-1]: np.asarray(weight) for weight in tiny_run.model.trainable_weights}
+    still = [
+        weight.path
+        for weight, after in zip(fresh.trainable_weights, trained.values(), strict=True)
+        if np.array_equal(np.asarray(weight), after)
+    ]
+    assert not still, f"not trained: {still}"
+
+
+class Killed(Exception):
+    """Stands for a kill at the beginning of an epoch."""
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_results(name, entry, recipe, tiny_run, tmp_path, monkeypatch):
+    original = recipe.train
+    fits = []
+
+    def killed_in_the_last_epoch(hp, seed, callbacks):
+        def with_a_kill(stage, examples):
+            fits.append(stage)
+            return [*callbacks(stage, examples), *([KillAt(1)] if len(fits) == 2 or len(tiny_run.stages) == 1 else [])]
+
+        return original(hp, seed, with_a_kill)
+
+    monkeypatch.setattr(recipe, "train", killed_in_the_last_epoch)
+    with pytest.raises(Killed):
+        runner.execute(entry, recipe, recipe.TINY, [0], tmp_path)
+    monkeypatch.setattr(recipe, "train", original)
+    results = runner.execute(entry, recipe, recipe.TINY, [0], tmp_path, resume=True)
+    assert results["metrics"] == tiny_run.results["metrics"]
+    assert results["score"] == tiny_run.results["score"]
+    expected, found = (keras.models.load_model(folder / "model.keras") for folder in (tiny_run.out, tmp_path))
+    for one, other in zip(expected.weights, found.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+LOAD_ELSEWHERE = """
+import sys, keras, numpy as np
+model = keras.models.load_model(sys.argv[1] + "/model.keras", safe_mode=True)
+with np.load(sys.argv[1] + "/inputs.npz") as saved:
+    inputs = [saved[name] for name in saved.files]
+np.save(sys.argv[1] + "/outputs.npy", model(inputs if len(inputs) > 1 else inputs[0], training=False))
+"""
+
+
+def first_batch(recipe, model, hp):
+    """The model's inputs for some validation examples, as a list of arrays."""
+    inputs = next(iter(recipe.load_data(hp, "validation")))[0]
+    inputs = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    return [np.asarray(each) for each in inputs]
+
+
+def call(model, inputs):
+    return np.asarray(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+
+
+def test_the_saved_model_gives_the_same_outputs_in_another_process(recipe, tiny_run):
+    hp = settings.build(recipe.configure, recipe.TINY)
+    inputs = first_batch(recipe, tiny_run.model, hp)
+    np.savez(tiny_run.out / "inputs.npz", *inputs)
+    subprocess.run([sys.executable, "-c", LOAD_ELSEWHERE, str(tiny_run.out)], check=True, cwd="/")
+    expected = call(tiny_run.model, inputs)
+    np.testing.assert_allclose(np.load(tiny_run.out / "outputs.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_more_padding_changes_no_output(name, recipe, tiny_run):
+    padded = SEQUENCES[name].get("padded", [])
+    inputs = first_batch(recipe, tiny_run.model, settings.build(recipe.configure, recipe.TINY))
+    expected = call(tiny_run.model, inputs)
+    for index in padded:
+        longer = list(inputs)
+        longer[index] = np.pad(inputs[index], ((0, 0), (0, 5)))
+        np.testing.assert_allclose(call(tiny_run.model, longer), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_outputs_do_not_see_ahead(name, recipe, tiny_run):
+    if "causal" not in SEQUENCES[name]:
+        return
+    index = SEQUENCES[name]["causal"]
+    inputs = first_batch(recipe, tiny_run.model, settings.build(recipe.configure, recipe.TINY))
+    expected = call(tiny_run.model, inputs)
+    cut = inputs[index].shape[1] // 2
+    changed = list(inputs)
+    changed[index] = inputs[index].copy()
+    changed[index][:, cut:] = inputs[index][:, cut:][:, ::-1] + 1
+    found = call(tiny_run.model, changed)
+    np.testing.assert_allclose(found[:, :cut], expected[:, :cut], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[:, cut:], expected[:, cut:])
+
+
+def test_the_copy_runs_in_an_empty_folder_and_gives_the_recipe_s_figures(name, tiny_run, tmp_path):
+    root = catalogue.ROOT
+    file = tmp_path / "copied.py"
+    subprocess.run([sys.executable, "-m", "recipes", "copy", name, str(file)], check=True, cwd=root)
+    command = [sys.executable, str(file), "--tiny", "--seed", "0"]
+    output = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    for metric, value in tiny_run.results["metrics"].items():
+        assert f"{metric:24} {value:.6g}" in output
+    assert (tmp_path / "copied" / "model.keras").exists()
