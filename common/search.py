@@ -137,10 +137,11 @@ def search(entry, recipe, values, options, directory):
     files.write_json(directory / "space.json", identity)
     print(f"The search is kept in {directory}; the same command goes on with it.")
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
+    oracle.verbose = 0
     tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
     if tuner.remaining_trials == 0:
         print("All its trials are done: nothing is run again.")
-    tuner.search(verbose=0)
+    tuner.search()
     if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "chief"):
         summarize(recipe, oracle, options.seed, directory)
 

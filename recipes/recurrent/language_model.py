@@ -62,40 +62,38 @@ def load_text(hp, split):
 
 
 def encode(text):
+    """Characters to ids (T,)."""
     return tf.constant([VOCABULARY.index(character) for character in text])
 
 
 def decode(ids):
+    """Ids (T,) to characters."""
     return "".join(VOCABULARY[index] for index in ids)
 
 
 def load_data(hp, split, streams=None):
     """Batches of (characters, next characters, weights), each (streams, steps); batch t + 1 continues every row of t.
 
-    Train is a ring, cut open at another place in every epoch, so that neither the streams nor the windows end where
-    they did before. The other splits are read from their first character to the last, each predicted once; the last
-    rows are padded at the right, with weights of 0.
+    Every character is a target once. The last rows are padded at the right, with weights of 0. Train is a ring, cut
+    open at another place in every epoch, so that neither streams nor windows end where they did before.
     """
     text = encode(load_text(hp, split))
     streams, steps = streams or hp["streams"], hp["steps"]
+    padding = -len(text) % (streams * steps)
 
-    def windows(row):  # (streams * windows * steps,) -> (windows, streams, steps)
-        return tf.transpose(tf.reshape(row, (streams, -1, steps)), (1, 0, 2))
+    def windows(characters, targets):
+        rows = [tf.pad(row, [[0, padding]]) for row in (characters, targets, tf.ones(len(text)))]
+        batches = [tf.transpose(tf.reshape(row, (streams, -1, steps)), (1, 0, 2)) for row in rows]
+        return tf.data.Dataset.from_tensor_slices(tuple(batches))
 
     if split != "train":
-        characters = tf.concat([encode(START), text[:-1]], axis=0)
-        rows = characters, text, tf.ones(len(text))
-        rows = [windows(tf.pad(row, [[0, -len(text) % (streams * steps)]])) for row in rows]
-        return tf.data.Dataset.from_tensor_slices(tuple(rows))
-
-    count = len(text) // (streams * steps)
+        return windows(tf.concat([encode(START), text[:-1]], axis=0), text)
 
     def one_epoch(offset):
-        rows = [tf.roll(text, shift, axis=0)[: count * streams * steps] for shift in (-offset, -offset - 1)]
-        return tf.data.Dataset.from_tensor_slices((windows(rows[0]), windows(rows[1])))
+        return windows(tf.roll(text, -offset, axis=0), tf.roll(text, -offset - 1, axis=0))
 
-    offsets = data.shuffle(tf.data.Dataset.range(len(text), output_type=tf.int32))
-    return offsets.take(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+    epochs = data.shuffle(tf.data.Dataset.range(len(text), output_type=tf.int32)).take(1).flat_map(one_epoch)
+    return epochs.apply(tf.data.experimental.assert_cardinality((len(text) + padding) // (streams * steps)))
 
 
 def network(hp, characters, states=None):
@@ -118,14 +116,13 @@ def build_model(hp):
     characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
     logits, _ = network(hp, characters)
     model = keras.Model(characters, logits)
-    updates = hp["examples"] // (hp["streams"] * hp["steps"]) * hp["epochs"]
+    updates = -(-hp["examples"] // (hp["streams"] * hp["steps"])) * hp["epochs"]
     learning_rate = keras.optimizers.schedules.CosineDecay(
         0.0, updates - updates // 20, warmup_target=hp["learning_rate"], warmup_steps=updates // 20)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(
-            learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-        weighted_metrics=[metrics.Perplexity()])
+    optimizer = keras.optimizers.AdamW(
+        learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(optimizer, loss, weighted_metrics=[metrics.Perplexity()])
     return model
 
 
@@ -157,24 +154,20 @@ def train(hp, seed, callbacks=training.callbacks):
     batches = load_data(hp, "train")
     model = build_model(hp)
     model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"], shuffle=False, verbose=0,
-              callbacks=[*callbacks("fit", examples=len(batches) * hp["streams"] * hp["steps"]), ResetStates()])
+              callbacks=[*callbacks("fit", examples=hp["examples"]), ResetStates()])
     return for_inference(model, hp)
 
 
 def zero_states(model, rows):
+    """The states of a network that has read nothing, each (rows, units)."""
     return [tf.zeros((rows, state.shape[-1])) for state in model.inputs[1:]]
 
 
-def surprise(model, batches, carry=True):
-    """The nats of every character, -log p(character | those before it), (streams, windows * steps); NaN for padding.
-
-    carry: whether a window starts with the last states of the window before, or with zeros.
-    """
+def surprise(model, batches):
+    """The nats of every character, -log p(character | those before it in its row), (streams, T); NaN for padding."""
     predict = tf.function(model)
-    nats, states = [], None
+    nats, states = [], zero_states(model, batches.element_spec[0].shape[0])
     for characters, targets, weights in batches:
-        if states is None or not carry:
-            states = zero_states(model, len(characters))
         logits, *states = predict([characters, *states])
         losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
         nats.append(tf.where(weights > 0, losses, np.nan))
@@ -195,12 +188,13 @@ def ngram_surprise(train_text, text, order=5):
         kinds[gram[:-1]] += 1
 
     probabilities = np.full(len(text), 1 / len(VOCABULARY))
-    for index in range(len(text)):
-        context = (START * order + text[max(0, index - order + 1) : index])[-order + 1 :]
-        for suffix in (context[order - 1 - n :] for n in range(order)):
-            if suffix in kinds:
-                count = grams[suffix + text[index]] + kinds[suffix] * probabilities[index]
-                probabilities[index] = count / (totals[suffix] + kinds[suffix])
+    padded = START * (order - 1) + text
+    for index, character in enumerate(text):
+        for n in range(order):
+            context = padded[index + order - 1 - n : index + order - 1]
+            if context in kinds:
+                count = grams[context + character] + kinds[context] * probabilities[index]
+                probabilities[index] = count / (totals[context] + kinds[context])
     return -np.log(probabilities)
 
 
@@ -208,14 +202,14 @@ def evaluate(model, hp):
     """Nats per character: each is predicted once, from all that precede it in its split; the first one from START."""
     validation = surprise(model, load_data(hp, "validation", streams=1))
     test = surprise(model, load_data(hp, "test", streams=1))
-    test_anew = surprise(model, load_data(hp, "test"), carry=False)
+    test_from_zeros = surprise(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # one window a row
     ngram = ngram_surprise(load_text(hp, "train"), load_text(hp, "test"))
     return {
         "test_nats": float(np.nanmean(test)),
         "test_perplexity": float(np.exp(np.nanmean(test))),
         "validation_nats": float(np.nanmean(validation)),
         "both_nats": float(np.nanmean(np.concatenate([validation, test], axis=1))),
-        "test_nats_from_zeros": float(np.nanmean(test_anew)),  # each window of `steps` from a state of zeros
+        "test_nats_from_zeros": float(np.nanmean(test_from_zeros)),
         "ngram_test_nats": float(np.mean(ngram)),
     }
 
@@ -237,6 +231,7 @@ def generate(model, prompt, length, temperatures=None, beam_width=5):
 
 
 def assets(hp):
+    """The characters in the order of their ids."""
     return {"vocabulary.txt": VOCABULARY}
 
 
@@ -245,17 +240,17 @@ def show(model, hp):
     temperatures = (0.3, 0.7, 1.0)
     texts = dict(zip((f"temperature {each}" for each in temperatures), generate(model, "ROMEO:\n", 400, temperatures)))
     carried = surprise(model, load_data(hp, "validation", streams=1))[0]
-    anew = surprise(model, load_data(hp, "validation", streams=256))  # read from 256 places, each from zeros
+    from_zeros = surprise(model, load_data(hp, "validation", streams=256))  # read from 256 places in the text
     return {
         "samples": "\n\n".join(f"--- {how}\n{text}" for how, text in texts.items()),
-        "surprise": picture(load_text(hp, "validation"), carried, cost=anew - np.resize(carried, anew.shape)),
+        "surprise": picture(load_text(hp, "validation"), carried, from_zeros - np.resize(carried, from_zeros.shape)),
     }
 
 
-def picture(text, nats, cost, rows=15, columns=52):
-    """Above the first lines of a text, each character on a ground as red as it surprised the network; below the memory.
+def picture(text, nats, cost_of_zeros, rows=15, columns=52):
+    """Above, the first lines of a text, each character on a ground as red as it surprised the network.
 
-    cost: the nats (streams, T) that a start from zeros adds. Means over it are taken at distances that grow by factors.
+    Below, by how many characters were read since, what a start from zeros adds to the nats (streams, T) of the next.
     """
     figure = Figure(figsize=(9, 7), layout="constrained", dpi=120)
     passage, memory = figure.subplots(2, height_ratios=(3, 2))
@@ -267,8 +262,8 @@ def picture(text, nats, cost, rows=15, columns=52):
         start += len(line)
     figure.colorbar(passage.imshow(grid, cmap="Reds", vmin=0, vmax=8, aspect="auto"), label="nats", shrink=0.6)
     passage.set_axis_off()
-    edges = np.unique(np.geomspace(1, cost.shape[1] + 1, 16).astype(int))
-    means = [np.nanmean(cost[:, low - 1 : high - 1]) for low, high in zip(edges, edges[1:])]
+    edges = np.unique(np.geomspace(1, cost_of_zeros.shape[1] + 1, 16).astype(int))
+    means = [np.nanmean(cost_of_zeros[:, low - 1 : high - 1]) for low, high in zip(edges, edges[1:])]
     memory.loglog(np.sqrt(edges[:-1] * (edges[1:] - 1)), means, "o-", color="#c2410c")
     memory.set(xlabel="characters read since the state was zeros", ylabel="nats per character lost by it")
     memory.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,164 @@
+"""`python -m recipes`, and what a recipe's command line does with mistakes."""
+
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+
+from common import catalogue, errors, files, runner, training
+from recipes import __main__ as commands
+
+NAME = "seq2seq.addition"
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=catalogue.ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_list_has_every_recipe_and_imports_no_tensorflow():
+    code = "import sys, runpy; runpy.run_module('recipes', run_name='listed'); from recipes import __main__ as m;"
+    code += " m.main([]); sys.exit('tensorflow' in sys.modules)"
+    start = time.perf_counter()
+    listed = subprocess.run([sys.executable, "-c", code], cwd=catalogue.ROOT, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 1.0
+    for entry in catalogue.entries():
+        assert entry.name in listed.stdout and entry.sentence in listed.stdout
+
+
+def test_the_readme_s_table_is_that_of_the_results():
+    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    assert catalogue.readme_with_table(text) == text, "run `python -m recipes table`"
+
+
+def test_an_unknown_recipe_is_told_in_one_line(capsys):
+    for arguments in (["verify", "vision.nonesuch"], ["copy", "vision.nonesuch", "a.py"]):
+        assert commands.main(arguments) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and NAME in told
+
+
+def test_help_lists_the_hyperparameters():
+    told = command(f"recipes.{NAME}", "--help")
+    assert told.returncode == 0 and "learning_rate" in told.stdout and "32..512 in steps of 32" in told.stdout
+
+
+def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
+    told = command(f"recipes.{NAME}", "--set", "unit=3", "--out", str(tmp_path))
+    assert told.returncode != 0
+    assert "Traceback" not in told.stderr and told.stderr.splitlines()[-1].startswith(f"{NAME}: no hyperparameter 'unit'")
+
+
+def short(tmp_path, **changes):
+    """Runs the recipe in this process with few examples."""
+    recipe = sys.modules[f"recipes.{NAME}"]
+    arguments = {"values": recipe.TINY, "seeds": [0], "out": tmp_path, **changes}
+    return runner.execute(catalogue.entry(NAME), recipe, **arguments)
+
+
+@pytest.fixture
+def interrupted(tmp_path, tiny_runs, monkeypatch):
+    """A folder with a run that was interrupted in its second epoch."""
+    tiny_runs(NAME)
+    recipe = sys.modules[f"recipes.{NAME}"]
+    original = recipe.train
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *a: [*callbacks(*a), Interrupt()])
+    )
+    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is kept in .*model.keras; --resume goes on"):
+        short(tmp_path)
+    monkeypatch.setattr(recipe, "train", original)
+    return tmp_path
+
+
+def test_an_interrupted_run_keeps_its_last_epoch(interrupted):
+    assert keras.models.load_model(interrupted / "model.keras").count_params()
+    assert len((interrupted / "history.csv").read_text().splitlines()) == 2
+
+
+def test_resume_refuses_other_hyperparameters_and_seeds(interrupted):
+    recipe = sys.modules[f"recipes.{NAME}"]
+    with pytest.raises(errors.RecipeError, match="units=32, not 64"):
+        short(interrupted, values={**recipe.TINY, "units": 64}, resume=True)
+    with pytest.raises(errors.RecipeError, match=r"seeds \[0\], not \[1\]"):
+        short(interrupted, seeds=[1], resume=True)
+
+
+def test_an_unfinished_run_is_moved_aside_and_not_lost(interrupted, capsys):
+    short(interrupted)
+    assert (interrupted / "backup-previous" / "run.json").exists()
+    assert "--resume would have continued it" in capsys.readouterr().out
+
+
+def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
+    tiny_runs(NAME)
+    with pytest.raises(errors.RecipeError, match="nothing to resume"):
+        short(tmp_path, resume=True)
+
+
+def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
+    results = tiny_runs(NAME).results
+    files.write_json(tmp_path / "results.json", {**results, "recipe": "vision.lenet"})
+    with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
+        short(tmp_path)
+    files.write_json(tmp_path / "results.json", {**results, "hyperparameters": {}})
+    with pytest.raises(errors.RecipeError, match="other hyperparameters"):
+        short(tmp_path)
+
+
+def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
+    results = tiny_runs(NAME).results
+    record = {**results, "seeds": [0, 1, 2]}
+    files.write_json(tmp_path / "results.json", record)
+    runner.record(results, tmp_path)
+    assert catalogue.read_json(tmp_path / "results.json") == record
+    assert catalogue.read_json(tmp_path / "run.json") == results
+    runner.record({**results, "seeds": [5, 6, 7]}, tmp_path)
+    assert catalogue.read_json(tmp_path / "results.json")["seeds"] == [5, 6, 7]
+
+
+def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
+    tiny_runs(NAME)
+    recipe = sys.modules[f"recipes.{NAME}"]
+    original = recipe.train
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise training.Diverged("the loss is nan at step 1 of epoch 2")
+
+    monkeypatch.setattr(
+        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *a: [*callbacks(*a), Poison()])
+    )
+    with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is kept in"):
+        short(tmp_path)
+    assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("found, within", [(0.5, True), (0.69, True), (0.9, False)])
+def test_verify_compares_with_three_standard_deviations(found, within, monkeypatch, tiny_runs, tmp_path):
+    results = tiny_runs(NAME).results
+    recorded = {**results, "figure": {**results["figure"], "mean": 0.5, "sd": 0.1, "values": [0.4, 0.6]}}
+    monkeypatch.setattr(catalogue.Entry, "results", recorded)
+    measured = {**results, "figure": {**results["figure"], "mean": found}}
+    monkeypatch.setattr(runner, "execute", lambda *arguments, **options: measured)
+    assert commands.main(["verify", NAME]) == (0 if within else 1)
+
+
+def test_a_copy_is_never_written_over(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("kept")
+    assert commands.main(["copy", NAME, str(tmp_path / "mine.py")]) == 2
+    assert (tmp_path / "mine.py").read_text() == "kept"
+    assert commands.main(["copy", NAME, str(tmp_path / "other.py")]) == 0
+    assert (tmp_path / "sums" / "sums_dataset_builder.py").exists()
+    assert commands.main(["copy", NAME, str(tmp_path / "third.py")]) == 2
+    assert not (tmp_path / "third.py").exists() and "sums exists already" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Searches: of a stand-in recipe whose training is a formula, and of a real one."""
+
+import importlib
+import os
+import socket
+import subprocess
+import sys
+import types
+
+import pytest
+
+from common import catalogue, errors, runner, search, settings
+
+
+def configure(hp):
+    hp.Int("examples", 1, 10, default=10)
+    hp.Int("epochs", 1, 9, default=4)
+    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=1e-3)
+    hp.Choice("units", [8, 16, 32], default=16)
+    return hp
+
+
+class Formula:
+    """A recipe without a network; counts its trainings, and can be killed in one of them."""
+
+    PROMISE = {"monitor": {"metric": "val_accuracy", "better": "higher"}}
+    configure = staticmethod(configure)
+
+    def __init__(self, killed_in=None):
+        self.trained, self.killed_in = [], killed_in
+
+    def train(self, hp, seed, callbacks):
+        if len(self.trained) == self.killed_in:
+            self.killed_in = None
+            raise KeyboardInterrupt
+        self.trained.append(dict(hp.values))
+        *_, history = callbacks("fit", 1)
+        for epoch in range(hp["epochs"]):
+            history.on_epoch_end(epoch, {"val_accuracy": hp["units"] * hp["learning_rate"] + epoch + seed})
+
+
+ENTRY = types.SimpleNamespace(name="stand.in")
+
+
+def run(recipe, directory, trials=4, tuner="random", seed=0, values=None):
+    options = types.SimpleNamespace(search=trials, tuner=tuner, seed=seed)
+    search.search(ENTRY, recipe, values or {}, options, directory)
+
+
+@pytest.mark.parametrize("tuner", list(search.ORACLES))
+def test_trial_0_has_the_defaults_and_the_others_stay_in_the_space(tmp_path, tuner):
+    recipe = Formula()
+    run(recipe, tmp_path, trials=5, tuner=tuner, values={"examples": 3})
+    first, *others = recipe.trained
+    assert len(recipe.trained) == 5
+    assert first == {"examples": 3, "epochs": first["epochs"], "learning_rate": 1e-3, "units": 16}
+    assert first["epochs"] == 4 or tuner == "hyperband"
+    for values in others:
+        assert settings.parse(configure, settings.assignments(values).split()) == values
+        assert values["examples"] == 3
+    assert (tmp_path / "search.png").exists()
+
+
+def test_the_best_values_are_told_as_a_set_line(tmp_path, capsys):
+    recipe = Formula()
+    run(recipe, tmp_path)
+    best = max(recipe.trained, key=lambda values: values["units"] * values["learning_rate"])
+    told = capsys.readouterr().out
+    assert f"--set {settings.assignments(best)}" in told and str(tmp_path) in told
+    assert settings.parse(configure, told.splitlines()[-1].split("--set ")[1].split()) == best
+
+
+@pytest.mark.parametrize("tuner", list(search.ORACLES))
+def test_a_killed_search_goes_on(tmp_path, tuner):
+    whole, killed = Formula(), Formula(killed_in=2)
+    run(whole, tmp_path / "whole", tuner=tuner)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, tmp_path / "killed", tuner=tuner)
+    run(killed, tmp_path / "killed", tuner=tuner)
+    assert killed.trained[:3] == whole.trained[:3] and len(killed.trained) == 4
+
+
+def test_a_finished_search_says_so_and_more_trials_go_on(tmp_path, capsys):
+    recipe = Formula()
+    run(recipe, tmp_path, trials=3)
+    run(recipe, tmp_path, trials=3)
+    assert len(recipe.trained) == 3 and "nothing is run again" in capsys.readouterr().out
+    run(recipe, tmp_path, trials=5)
+    assert len(recipe.trained) == 5
+
+
+def test_another_space_or_seed_is_refused(tmp_path):
+    run(Formula(), tmp_path, trials=1)
+    for changed in ({"seed": 1}, {"values": {"units": 8}}):
+        with pytest.raises(errors.RecipeError, match="^[^\n]*another space or seed[^\n]*$"):
+            run(Formula(), tmp_path, trials=1, **changed)
+
+
+def test_a_trial_run_alone_gives_its_score_bit_for_bit(tmp_path, tiny_runs):
+    name = "seq2seq.addition"
+    entry, recipe = catalogue.entry(name), importlib.import_module(f"recipes.{name}")
+    options = types.SimpleNamespace(search=2, tuner="random", seed=0)
+    search.search(entry, recipe, recipe.TINY, options, tmp_path / "search")
+    space = search.search_space(recipe, recipe.TINY)
+    oracle = search.make_oracle("random", space, recipe.PROMISE, 2, 0)
+    tuner = search.Search(recipe, 0, oracle=oracle, directory=tmp_path / "search", project_name="keras_tuner")
+    defaults, drawn = (tuner.oracle.trials[str(trial)] for trial in range(2))
+    assert [defaults.score] == tiny_runs(name).results["score"]["values"]
+    values = search.trial_values(recipe, drawn)
+    alone = runner.execute(entry, recipe, values, [0], tmp_path / "alone")
+    assert alone["score"]["values"] == [drawn.score]
+
+
+def test_a_chief_and_two_workers_one_of_them_killed(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-u", "-m", "recipes.seq2seq.addition", "--tiny", "--search", "3", "--out", str(tmp_path)]
+
+    def start(worker):
+        addresses = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **addresses, "KERASTUNER_TUNER_ID": worker},
+            cwd=catalogue.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    chief, killed, steady = start("chief"), start("worker-0"), start("worker-1")
+    try:
+        for line in killed.stdout:
+            if line.startswith("Trial"):
+                break
+        killed.kill()
+        killed.wait()
+        again = start("worker-0")
+        told = chief.communicate(timeout=300)[0]
+        assert chief.returncode == 0, told
+        assert line.split(":")[0].split()[1] in "012"
+        assert "Best: trial" in told and told.count("units=") >= 3
+        assert again.wait(timeout=60) == 0 and steady.wait(timeout=60) == 0
+    finally:
+        for process in (chief, killed, steady):
+            process.kill()
