@@ -4,7 +4,6 @@ Every function takes `step(tokens (N,), states: list of (N, ...)) -> log_probabi
 TensorFlow operations alone, and runs its loop inside one `tf.function`.
 """
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -33,62 +32,78 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0):
     return loop(tf.cast(tokens, tf.int32), list(states))
 
 
-def beam_search(step, states, start_token, end_token, length, beam=5, length_penalty=0.0):
-    """Keeps the `beam` best beginnings at every step; exact where the beam holds all that can be written.
+def greedy(step, tokens, states, length, end_token=None):
+    """Returns the likeliest token at every step, up to `length` of them (N, length), 0 after `end_token`.
 
-    states: list of (B, ...), before the first token.
-    start_token: read first, not written.
-    end_token: ends a text and is written; None where all texts have the full length. What follows it is 0.
-    length: of the longest text.
-    length_penalty: alpha of Wu et al. 2016 (https://arxiv.org/abs/1609.08144), equation 14: texts are ranked by
-        their log-probability over ((5 + tokens) / 6)^alpha. 0 favours short texts, 1 compares the mean of tokens.
-
-    Returns:
-        Tokens (B, beam, length) int32, and their scores (B, beam), the best first.
+    tokens (N,), states: the last token read and the states before it.
+    end_token: None writes `length` tokens into every row.
     """
 
-    def normalizer(lengths):
-        return ((5.0 + tf.cast(lengths, tf.float32)) / 6.0) ** length_penalty
+    @tf.function
+    def loop(tokens, states):
+        written = tf.zeros((tf.shape(tokens)[0], length), tf.int32)
+        finished = tf.zeros_like(tokens, tf.bool)
+        for position in tf.range(length):
+            log_probabilities, states = step(tokens, states)
+            tokens = tf.where(finished, 0, tf.argmax(log_probabilities, axis=-1, output_type=tf.int32))
+            written = tf.where(tf.range(length) == position, tokens[:, None], written)
+            if end_token is not None:
+                finished |= tokens == end_token
+                if tf.reduce_all(finished):
+                    break
+        return written
+
+    return loop(tf.cast(tokens, tf.int32), list(states))
+
+
+def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0.0):
+    """Returns the best sequences (N, beam_size, length), 0 after `end_token`, and their scores, best first.
+
+    A score is log P(Y) / ((5 + |Y|) / 6) ** alpha, where |Y| counts the end token (Wu et al. 2016, section 7, eq. 14,
+    without its coverage penalty); alpha 0 is the plain log-probability. Finished and unfinished sequences compete by
+    their scores at every step. A sequence that has no end token by `length` counts as it stands, and with fewer
+    possible sequences than beams the last scores are minus infinity.
+
+    tokens (N,), states: the last token read and the states before it. `step` gets them `beam_size` times, as
+        (N * beam_size, ...), the beams of a row side by side: what it closes over must be repeated likewise.
+    end_token: None writes `length` tokens into every sequence.
+    """
 
     @tf.function
-    def loop(states):
-        batch = states[0].shape[0]
-        states = [tf.repeat(state, beam, axis=0) for state in states]
-        tokens = tf.fill((batch, beam), start_token)
-        # All beams begin alike, so at first only one of them counts.
-        totals = tf.tile(tf.constant([[0.0] + [-np.inf] * (beam - 1)]), (batch, 1))
-        written = tf.zeros((batch, beam, length), tf.int32)
-        lengths = tf.zeros((batch, beam), tf.int32)
-        ended = tf.zeros((batch, beam), tf.bool)
+    def loop(tokens, states):
+        rows = tf.shape(tokens)[0]
+        tokens = tf.repeat(tokens, beam_size)
+        states = [tf.repeat(state, beam_size, axis=0) for state in states]
+        written = tf.zeros((rows, beam_size, length), tf.int32)
+        lengths = tf.zeros((rows, beam_size), tf.int32)
+        finished = tf.zeros((rows, beam_size), tf.bool)
+        # All beams begin alike: one counts, or the same sequence would fill them all.
+        first = tf.where(tf.range(beam_size) == 0, 0.0, -float("inf"))
+        scores = log_probability = tf.tile(first[None], (rows, 1))
         for position in tf.range(length):
-            if tf.reduce_all(ended):
-                break
-            log_probabilities, states = step(tf.reshape(tokens, (-1,)), states)
-            vocabulary = tf.shape(log_probabilities)[-1]
-            log_probabilities = tf.reshape(log_probabilities, (batch, beam, vocabulary))
-            # A text that has ended goes on with padding, at no cost.
-            padding_alone = tf.where(tf.range(vocabulary) == 0, 0.0, -np.inf)
-            log_probabilities = tf.where(ended[..., None], padding_alone, log_probabilities)
-            lengths += tf.cast(~ended, tf.int32)
-            candidates = tf.reshape(totals[..., None] + log_probabilities, (batch, -1))
-            ranks = candidates / tf.repeat(normalizer(lengths), vocabulary, axis=1)
-            _, chosen = tf.math.top_k(ranks, beam)
-            parents, tokens = chosen // vocabulary, chosen % vocabulary
-            totals = tf.gather(candidates, chosen, batch_dims=1)
+            next_log_probabilities, states = step(tokens, states)
+            vocabulary_size = tf.shape(next_log_probabilities)[-1]
+            next_log_probabilities = tf.reshape(next_log_probabilities, (rows, beam_size, vocabulary_size))
+            only_padding = tf.where(tf.range(vocabulary_size) == 0, 0.0, -float("inf"))
+            next_log_probabilities = tf.where(finished[:, :, None], only_padding, next_log_probabilities)
+            totals = log_probability[:, :, None] + next_log_probabilities  # (N, beams, V)
+            lengths += tf.where(finished, 0, 1)
+            penalty = ((5.0 + tf.cast(lengths, tf.float32)) / 6.0) ** alpha
+            candidates = (rows, beam_size * vocabulary_size)
+            scores, best = tf.math.top_k(tf.reshape(totals / penalty[:, :, None], candidates), beam_size)
+            log_probability = tf.gather(tf.reshape(totals, candidates), best, batch_dims=1)
+            parents, chosen = best // vocabulary_size, best % vocabulary_size
+            written = tf.gather(written, parents, batch_dims=1)
+            written = tf.where(tf.range(length) == position, chosen[:, :, None], written)
             lengths = tf.gather(lengths, parents, batch_dims=1)
-            ended = tf.gather(ended, parents, batch_dims=1)
-            written = tf.where(
-                tf.range(length) == position, tokens[..., None], tf.gather(written, parents, batch_dims=1)
-            )
-            rows = tf.reshape(parents + beam * tf.range(batch)[:, None], (-1,))
-            states = [tf.gather(state, rows) for state in states]
+            finished = tf.gather(finished, parents, batch_dims=1)
+            flat_parents = tf.reshape(tf.range(rows)[:, None] * beam_size + parents, (-1,))
+            states = [tf.gather(state, flat_parents) for state in states]
+            tokens = tf.reshape(chosen, (-1,))
             if end_token is not None:
-                ended = ended | (tokens == end_token)
-        return written, totals / normalizer(lengths)
+                finished |= chosen == end_token
+                if tf.reduce_all(finished):
+                    break
+        return written, scores
 
-    return loop(list(states))
-
-
-def greedy(step, states, start_token, end_token, length):
-    """Writes the likeliest token at every step: `beam_search` with a beam of one. Returns tokens (B, length)."""
-    return beam_search(step, states, start_token, end_token, length, beam=1)[0][:, 0]
+    return loop(tf.cast(tokens, tf.int32), list(states))

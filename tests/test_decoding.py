@@ -45,7 +45,9 @@ def every_text(table, end_token, length_penalty):
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7])
 def test_a_wide_beam_is_exhaustive_search(end_token, length_penalty):
     table, step, states = toy(batch=3)
-    texts, scores = decoding.beam_search(step, states, 1, end_token, LENGTH, VOCABULARY**LENGTH, length_penalty)
+    texts, scores = decoding.beam_search(
+        step, tf.ones(3, tf.int32), states, LENGTH, VOCABULARY**LENGTH, end_token, length_penalty
+    )
     for row in range(3):
         expected = every_text(table[row], end_token, length_penalty)[:40]
         np.testing.assert_allclose(scores[row][:40], [score for _, score in expected], rtol=1e-5)
@@ -54,7 +56,7 @@ def test_a_wide_beam_is_exhaustive_search(end_token, length_penalty):
 
 def test_greedy_takes_the_likeliest_token_at_every_step():
     table, step, states = toy(batch=5, seed=1)
-    texts = decoding.greedy(step, states, 1, END, LENGTH).numpy()
+    texts = decoding.greedy(step, tf.ones(5, tf.int32), states, LENGTH, END).numpy()
     for row in range(5):
         last, expected = 1, []
         for position in range(LENGTH):
@@ -67,9 +69,11 @@ def test_greedy_takes_the_likeliest_token_at_every_step():
 
 def test_a_row_s_texts_do_not_depend_on_the_batch():
     table, step, states = toy(batch=4)
-    together, _ = decoding.beam_search(step, states, 1, END, LENGTH, 3)
+    together, _ = decoding.beam_search(step, tf.ones(4, tf.int32), states, LENGTH, 3, END)
     for row in range(4):
-        alone, _ = decoding.beam_search(step, [state[row : row + 1] for state in states], 1, END, LENGTH, 3)
+        alone, _ = decoding.beam_search(
+            step, tf.ones(1, tf.int32), [state[row : row + 1] for state in states], LENGTH, 3, END
+        )
         np.testing.assert_array_equal(alone[0], together[row])
 
 

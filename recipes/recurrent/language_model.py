@@ -214,20 +214,21 @@ def evaluate(model, hp):
     }
 
 
-def generate(model, prompt, length, temperatures=None, beam_width=5):
-    """Returns one continuation of the prompt for each temperature; without any, the likeliest that a beam finds."""
-    ids = tf.tile(encode(START + prompt)[None], (len(temperatures or [None]), 1))
-    _, *states = model([ids[:, :-1], *zero_states(model, len(ids))])
+def generate(model, prompt, length, temperature=None):
+    """Continues the prompt: drawn at a temperature or, without one, the likeliest text that a beam of 5 finds."""
+    ids = encode(START + prompt)[None]  # (1, T)
+    _, *states = model([ids[:, :-1], *zero_states(model, 1)])
 
     def step(tokens, states):
         logits, *states = model([tokens[:, None], *states])
         return tf.nn.log_softmax(logits[:, 0]), states
 
-    if temperatures:
-        written = decoding.sample(step, ids[:, -1], states, length, temperatures)
+    if temperature is None:
+        beams, _ = decoding.beam_search(step, ids[:, -1], states, length, 5)  # (1, 5, length), the best first
+        written = beams[0, 0]
     else:
-        written, _ = decoding.beam_search(step, ids[:, -1], states, length, beam_width, end_token=None)
-    return [prompt + decode(row) for row in np.array(written)]
+        written = decoding.sample(step, ids[:, -1], states, length, temperature)[0]
+    return prompt + decode(written.numpy())
 
 
 def assets(hp):
@@ -237,8 +238,8 @@ def assets(hp):
 
 def show(model, hp):
     """Text at three temperatures and by beam search; what a passage's characters cost, and what memory saves."""
-    temperatures = (0.3, 0.7, 1.0)
-    texts = dict(zip((f"temperature {each}" for each in temperatures), generate(model, "ROMEO:\n", 400, temperatures)))
+    texts = {f"temperature {each}": generate(model, "ROMEO:\n", 400, each) for each in (0.3, 0.7, 1.0)}
+    texts["beam search"] = generate(model, "ROMEO:\n", 400)
     carried = surprise(model, load_data(hp, "validation", streams=1))[0]
     from_zeros = surprise(model, load_data(hp, "validation", streams=256))  # read from 256 places in the text
     return {
