@@ -41,7 +41,8 @@ def main():
     for name, value in evaluate(model, hp).items():
         print(f"{{name:24}} {{value:.6g}}")
     options.out.mkdir(parents=True, exist_ok=True)
-    keras.Model(model.inputs, model.outputs, name=model.name).save(options.out / "model.keras")
+    for name, each in (model.items() if isinstance(model, dict) else [("model", model)]):
+        keras.Model(each.inputs, each.outputs, name=each.name).save(options.out / f"{{name}}.keras")
 {extras}    print(f"Files in {{options.out}}")
 
 
@@ -62,7 +63,9 @@ Search its hyperparameters with KerasTuner:
 
     class Search(keras_tuner.RandomSearch):
         def run_trial(self, trial):
-            return {{"{metric}": {best}(train(trial.hyperparameters, seed=0).history.history["{metric}"])}}
+            history = keras.callbacks.History()
+            train(trial.hyperparameters, 0, lambda *fit, **options: [*callbacks(*fit, **options), history])
+            return {{"{metric}": {best}(history.history["{metric}"])}}
 
     space = configure(keras_tuner.HyperParameters())
     Search(objective=keras_tuner.Objective("{metric}", "{direction}"), hyperparameters=space).search()

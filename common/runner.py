@@ -226,8 +226,14 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
 
 
 def keep(out, recipe, model, hp, histories):
-    """Saves model, vocabulary, learning curve, and what the recipe shows of itself."""
-    save_model(model, out / "model.keras")
+    """Saves model, vocabulary, learning curve, and what the recipe shows of itself.
+
+    model: what `train` returned: a model, or several by name, of which the first becomes `model.keras`.
+    """
+    first, *others = model.items() if isinstance(model, dict) else [("model", model)]
+    save_model(first[1], out / "model.keras")
+    for name, other in others:
+        save_model(other, out / f"{name}.keras")
     if hasattr(recipe, "assets"):
         for name, text in recipe.assets(hp).items():
             files.write_text(out / name, text)

@@ -114,6 +114,8 @@ def make_oracle(kind, space, promise, trials, seed):
         "seed": seed + 1,  # KerasTuner takes 0 for no seed at all.
     }
     if kind == "hyperband":
+        if "epochs" not in space.values:
+            raise errors.RecipeError("hyperband varies the epochs, and this recipe has none: choose another --tuner")
         oracle = Hyperband(max_epochs=space["epochs"], hyperband_iterations=trials, **common_arguments)
         oracle.max_trials = trials
         return oracle

@@ -114,7 +114,7 @@ class Resume(keras.callbacks.Callback):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         state = {"epochs": epoch + 1, "history": self.history, "seconds": self.seconds()}
-        arrays = {str(index): np.asarray(variable) for index, variable in enumerate(self._variables())}
+        arrays = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(self._variables())}
         files.replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
 
     def on_train_end(self, logs=None):

@@ -39,16 +39,17 @@ class TinyRun:
         original = recipe.train, recipe.load_data
 
         def train(*arguments):
-            def load_data(hp, split, *others):
+            def load_data(hp, split, *others, **options):
                 self.splits_of_training.append(split)
-                return original[1](hp, split, *others)
+                return original[1](hp, split, *others, **options)
 
             recipe.load_data = load_data
             try:
-                self.model = original[0](*arguments)
+                trained = original[0](*arguments)
             finally:
                 recipe.load_data = original[1]
-            return self.model
+            self.model = next(iter(trained.values())) if isinstance(trained, dict) else trained
+            return trained
 
         recipe.train = train
         try:

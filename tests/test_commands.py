@@ -72,7 +72,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *a: [*callbacks(*a), Interrupt()])
+        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *fit: [*callbacks(*fit), Interrupt()])
     )
     with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is kept in .*model.keras; --resume goes on"):
         short(tmp_path)
@@ -137,7 +137,7 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
                 raise training.Diverged("the loss is nan at step 1 of epoch 2")
 
     monkeypatch.setattr(
-        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *a: [*callbacks(*a), Poison()])
+        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *fit: [*callbacks(*fit), Poison()])
     )
     with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is kept in"):
         short(tmp_path)

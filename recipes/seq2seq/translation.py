@@ -274,9 +274,42 @@ def assets(hp):
     return {"tokenizer.json": train_tokenizer(hp).to_str(pretty=True)}
 
 
+def attention_map(model, tokenizer, source, target):
+    """Where the attention looks in `source` when `target` is written.
+
+    Returns:
+        The pieces of the source (S) and of the target (T) as str, and the weights (T, S), rows summing to 1.
+    """
+    source, target = tokenizer.encode(source), tokenizer.encode(target)
+    memory, mask, states = encode(model.get_layer, tf.constant([[*source.ids, END]]))
+    _, _, weights = decode(model.get_layer, tf.constant([[START, *target.ids]]), states, memory, mask)
+    pieces = [[piece.removeprefix("▁") for piece in line.tokens] + ["⏎"] for line in (source, target)]
+    return *pieces, weights[0].numpy()
+
+
 def show(model, hp):
-    """What the attention looked at in four translations of validation sentences, and twenty of them as text."""
-    return {}
+    """Where the attention looks in four validation sentences, and ten translations beside their references."""
+    tokenizer = train_tokenizer(hp)
+    german, english = (sentences[:10] for sentences in read(hp, "validation"))
+    translations = translate(model, tokenizer, german)
+    picture, axes = plots.new(13.0, 12.0, rows=2, columns=2)
+    # Around twelve words long: enough to see words change places, few enough to read.
+    chosen = sorted(range(len(german)), key=lambda index: abs(len(german[index].split()) - 12))[:4]
+    for ax, index in zip(axes.flat, sorted(chosen)):
+        source, target, weights = attention_map(model, tokenizer, german[index], translations[index])
+        ax.imshow(weights, cmap="Oranges", vmin=0.0, vmax=1.0, aspect="auto")
+        ax.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor")
+        ax.set_yticks(range(len(target)), target)
+        ax.set_xticks(np.arange(len(source)) - 0.5, minor=True)
+        ax.set_yticks(np.arange(len(target)) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", linewidth=1.5)
+        ax.tick_params(which="both", length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+        ax.spines[:].set_visible(False)
+    samples = [
+        f"German      {source}\nreference   {reference}\ntranslation {translation}"
+        for source, reference, translation in zip(german, english, translations)
+    ]
+    return {"attention": picture, "translations": "\n\n".join(samples)}
 
 
 if __name__ == "__main__":
