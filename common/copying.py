@@ -95,13 +95,13 @@ class Module:
             bound = alias.asname or alias.name.split(".")[0]
             renamed = f" as {alias.asname}" if alias.asname else ""
             if isinstance(node, ast.Import):
-                self.imports[bound] = f"import {alias.name}{renamed}"
+                self.imports[f"import {alias.name}{renamed}"] = bound
             elif node.module == "common":
                 self.siblings[bound] = alias.name
             elif node.module == "common.datasets":
-                self.imports[bound] = f"import {alias.name}{renamed}"
+                self.imports[f"import {alias.name}{renamed}"] = bound
             else:
-                self.imports[bound] = f"from {node.module} import {alias.name}{renamed}"
+                self.imports[f"from {node.module} import {alias.name}{renamed}"] = bound
 
     def body(self):
         """All between the imports and the main guard, without what belongs to the cookbook alone."""
@@ -267,11 +267,11 @@ def copy(entry, target):
     body = rewrite(recipe.body(), recipe.siblings, names)
     extras = (SAVE_ASSETS if "assets" in kept else "") + (SAVE_SHOWN if "show" in kept else "")
     code = "\n\n\n".join([*dict.fromkeys(pieces), body.strip()]) + "\n\n" + MAIN.format(stem=target.stem, extras=extras)
-    available = {"argparse": "import argparse", "pathlib": "import pathlib", "keras_tuner": "import keras_tuner"}
+    available = {f"import {name}": name for name in ("argparse", "pathlib", "keras_tuner")}
     for module in [*modules.values(), recipe]:
         available |= module.imports
     used = {token.string for token, _ in names_in(code)}
-    imports = import_lines({line for bound, line in available.items() if bound in used})
+    imports = import_lines({line for line, bound in available.items() if bound in used})
     needed = requirements(imports)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(f"{docstring(entry, needed, target.name)}\n\n{imports}\n\n\n{code}", encoding="utf-8")
