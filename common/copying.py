@@ -49,15 +49,15 @@ def main():
 if __name__ == "__main__":
     main()
 '''
-SAVE_ASSETS = '''    for name, text in assets(hp).items():
+SAVE_ASSETS = """    for name, text in assets(hp).items():
         (options.out / name).write_text(text, encoding="utf-8")
-'''
-SAVE_SHOWN = '''    for name, shown in show(model, hp).items():
+"""
+SAVE_SHOWN = """    for name, shown in show(model, hp).items():
         if isinstance(shown, str):
             print(f"\\n{shown}")
         else:
             shown.savefig(options.out / f"{name}.png")
-'''
+"""
 SEARCH = """\
 Search its hyperparameters with KerasTuner:
 

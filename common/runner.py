@@ -121,9 +121,7 @@ def describe_data(recipe):
 
 def throughput(histories):
     """Examples per second of every fit, by its median epoch."""
-    return {
-        stage: statistics.median(history["examples_per_second"]) for stage, history in histories.items() if history
-    }
+    return {stage: statistics.median(history["examples_per_second"]) for stage, history in histories.items() if history}
 
 
 def claim(out, entry, identity, resume, own):
@@ -279,14 +277,18 @@ def compare_variants(entry, recipe, seed, out, resume):
     """Trains the recipe's variants and adds their figures to `results.json`."""
     results = catalogue.read_json(out / "results.json")
     if not results:
-        raise errors.RecipeError(f"variants are compared with a finished run: run {entry.name} without --variants first")
+        raise errors.RecipeError(
+            f"variants are compared with a finished run: run {entry.name} without --variants first"
+        )
     if not recipe.VARIANTS:
         raise errors.RecipeError(f"{entry.name} has no variants")
     results["variants"] = {}
     for name, values in recipe.VARIANTS.items():
         print(f"\nVariant: {name} ({settings.assignments(values)})")
         directory = out / "variants" / name.replace(" ", "_")
-        variant = execute(entry, recipe, values, [seed], directory, resume and (directory / "backup").exists(), own=True)
+        variant = execute(
+            entry, recipe, values, [seed], directory, resume and (directory / "backup").exists(), own=True
+        )
         report(variant, directory)
         chosen = ("metrics", "seconds", "examples_per_second", "seeds")
         results["variants"][name] = {"values": values, **{key: variant[key] for key in chosen}}

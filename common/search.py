@@ -92,7 +92,9 @@ def trial_values(recipe, trial):
     """A trial's hyperparameters; Hyperband's number of epochs takes the place of the recipe's."""
     known = [each.name for each in recipe.configure(keras_tuner.HyperParameters()).space]
     values = {name: value for name, value in trial.hyperparameters.values.items() if name in known}
-    return {**values, "epochs": trial.hyperparameters.values.get("tuner/epochs", values["epochs"])}
+    if "tuner/epochs" in trial.hyperparameters.values:
+        values["epochs"] = trial.hyperparameters.values["tuner/epochs"]
+    return values
 
 
 def search_space(recipe, values):
@@ -135,7 +137,9 @@ def search(entry, recipe, values, options, directory):
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
     started = catalogue.read_json(directory / "space.json")
     if started and started != identity:
-        raise errors.RecipeError(f"{directory} holds a search of another space or seed: choose another --out, or delete it")
+        raise errors.RecipeError(
+            f"{directory} holds a search of another space or seed: choose another --out, or delete it"
+        )
     files.write_json(directory / "space.json", identity)
     print(f"The search is kept in {directory}; the same command goes on with it.")
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
@@ -166,4 +170,3 @@ def summarize(recipe, oracle, seed, directory):
     plots.save(picture, directory / "search.png")
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
     print(f"  --seed {seed} --set {settings.assignments(trial_values(recipe, best))}")
-

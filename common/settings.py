@@ -71,4 +71,6 @@ def build(configure, values):
 
 def assignments(values):
     """The values as `--set` takes them: "units=64 learning_rate=0.001"."""
-    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items())
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()
+    )

@@ -1,10 +1,13 @@
 """`python -m recipes`, and what a recipe's command line does with mistakes."""
 
+import errno
+import signal
 import subprocess
 import sys
 import time
 
 import keras
+import numpy as np
 import pytest
 
 from common import catalogue, errors, files, runner, training
@@ -22,7 +25,9 @@ def command(*arguments):
 def test_the_list_has_every_recipe_and_imports_no_tensorflow():
     code = "import sys; from recipes import __main__; __main__.main([]); sys.exit('tensorflow' in sys.modules)"
     start = time.perf_counter()
-    listed = subprocess.run([sys.executable, "-c", code], cwd=catalogue.ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-c", code], cwd=catalogue.ROOT, capture_output=True, text=True, check=True
+    )
     assert time.perf_counter() - start < 1.0
     for entry in catalogue.entries():
         assert entry.name in listed.stdout and entry.sentence in listed.stdout
@@ -48,7 +53,42 @@ def test_help_lists_the_hyperparameters():
 def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
     told = command(f"recipes.{NAME}", "--set", "unit=3", "--out", str(tmp_path))
     assert told.returncode != 0
-    assert "Traceback" not in told.stderr and told.stderr.splitlines()[-1].startswith(f"{NAME}: no hyperparameter 'unit'")
+    assert "Traceback" not in told.stderr and told.stderr.splitlines()[-1].startswith(
+        f"{NAME}: no hyperparameter 'unit'"
+    )
+
+
+def test_a_full_disk_is_told_in_one_line(monkeypatch):
+    def full(entry, recipe, options):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.keras")
+
+    monkeypatch.setattr(runner, "dispatch", full)
+    with pytest.raises(SystemExit, match="^[^\n]*the disk is full.*--resume[^\n]*$"):
+        runner.run(f"recipes.{NAME}", [])
+
+
+def test_a_process_killed_at_once_resumes_in_another_bit_for_bit(tmp_path):
+    """kill -9 as soon as the first epoch is on disk."""
+    arguments = [f"recipes.{NAME}", "--tiny", "--set", "epochs=12", "--out"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert command(*arguments, str(whole)).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments, str(killed)],
+        cwd=catalogue.ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(killed.glob("backup/seed-0/*.npz")) and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    resumed = command(*arguments, str(killed), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = (keras.models.load_model(folder / "model.keras") for folder in (whole, killed))
+    for one, other in zip(expected.weights, found.weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+    expected, found = (catalogue.read_json(folder / "results.json") for folder in (whole, killed))
+    assert found["metrics"] == expected["metrics"] and found["score"] == expected["score"]
 
 
 def short(tmp_path, **changes):

@@ -92,7 +92,18 @@ def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run):
     assert any(name.endswith(".png") for name in left - {"curve.png"})
     results = tiny_run.results
     assert json.loads(json.dumps(results)) == results
-    keys = {"figure", "metrics", "baseline", "anchor", "seeds", "seconds", "hyperparameters", "data", "machine", "versions"}
+    keys = {
+        "figure",
+        "metrics",
+        "baseline",
+        "anchor",
+        "seeds",
+        "seconds",
+        "hyperparameters",
+        "data",
+        "machine",
+        "versions",
+    }
     assert keys <= set(results)
     assert all(np.isfinite(value) for value in results["metrics"].values())
     assert set(results["data"]) == set(entry.promise["data"])
@@ -102,7 +113,9 @@ def test_every_trainable_weight_moves_and_no_other(recipe, tiny_run):
     hp = settings.build(recipe.configure, recipe.TINY)
     keras.utils.set_random_seed(0)
     fresh = recipe.build_model(hp)
-    trained = {weight.path.split("/", 1)[-1]: keras.ops.convert_to_numpy(weight) for weight in tiny_run.model.trainable_weights}
+    trained = {
+        weight.path.split("/", 1)[-1]: keras.ops.convert_to_numpy(weight) for weight in tiny_run.model.trainable_weights
+    }
     still = [
         weight.path
         for weight, after in zip(fresh.trainable_weights, trained.values(), strict=True)

@@ -115,7 +115,17 @@ def test_a_chief_and_two_workers_one_of_them_killed(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-u", "-m", "recipes.seq2seq.addition", "--tiny", "--search", "3", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "recipes.seq2seq.addition",
+        "--tiny",
+        "--search",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
 
     def start(worker):
         addresses = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}

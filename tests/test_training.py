@@ -39,7 +39,9 @@ def fit(path, restore, epochs=4, extra=(), learning_rate=1e-2):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.AdamW(learning_rate, use_ema=True), loss, metrics=["accuracy"], steps_per_execution=2)
+    model.compile(
+        keras.optimizers.AdamW(learning_rate, use_ema=True), loss, metrics=["accuracy"], steps_per_execution=2
+    )
     history = {}
     resume = training.Resume(path, history, lambda: 12.5, restore)
     first, throughput, stop, progress = training.callbacks("fit", 40)

@@ -224,11 +224,10 @@ def generate(model, prompt, length, temperature=None):
         return tf.nn.log_softmax(logits[:, 0]), states
 
     if temperature is None:
-        beams, _ = decoding.beam_search(step, ids[:, -1], states, length, beam_size=5)  # (1, 5, length)
-        written = beams[0, 0]
+        written = decoding.beam_search(step, ids[:, -1], states, length, beam_size=5)[0][:, 0]
     else:
-        written = decoding.sample(step, ids[:, -1], states, length, temperature)[0]
-    return prompt + decode(written.numpy())
+        written = decoding.sample(step, ids[:, -1], states, length, temperature)
+    return prompt + decode(written[0].numpy())
 
 
 def assets(hp):
