@@ -170,16 +170,16 @@ def carries(question):
 
 
 def show(model, hp):
-    """Exact match by the number of carries, and what the decoder held possible at every digit of one sum."""
+    """Wrong answers by the number of carries, and what the decoder held possible at every digit of one sum."""
     questions, answers = read(hp, "validation")
     given = add(model, hp, questions)
     picture, (left, right) = plots.new(11, 4, columns=2, width_ratios=[2, 3])
     groups = [[index for index, question in enumerate(questions) if carries(question) == n] for n in range(4)]
-    rates = [np.mean([given[index] == answers[index] for index in group] or [0]) for group in groups]
-    plots.plain(left).bar(range(4), rates, color=plots.MUTED)
-    for count, (rate, group) in enumerate(zip(rates, groups)):
-        left.text(count, rate, f"{rate:.1%}\n", ha="center", va="center")
-    left.set(xlabel="carries in the sum", ylabel="exact match, validation", ylim=(0, 1.1), xticks=range(4))
+    wrong = [sum(given[index] != answers[index] for index in group) for group in groups]
+    rates = [1000 * count / max(1, len(group)) for count, group in zip(wrong, groups)]
+    bars = plots.plain(left).bar(range(4), rates, color=plots.MUTED)
+    left.bar_label(bars, [f"{count} of {len(group):,}" for count, group in zip(wrong, groups)])
+    left.set(xlabel="carries in the sum", ylabel="wrong answers in a thousand, validation", xticks=range(4))
 
     hardest = next(iter(np.flatnonzero([one != other for one, other in zip(given, answers)])), 0)
     question, answer = questions[hardest], answers[hardest]

@@ -46,13 +46,13 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 29_000, default=29_000)  # Read from each split at most.
     hp.Int("epochs", 1, 40, default=14)
-    hp.Int("batch_size", 16, 256, step=16, default=64)
-    hp.Int("vocabulary_size", 500, 16_000, step=500, default=4_000)  # Small: half of a step's time is the softmax's.
+    hp.Int("batch_size", 16, 256, step=16, default=128)
+    hp.Int("vocabulary_size", 500, 16_000, step=500, default=3_000)  # Small: half of a step's time is the softmax's.
     hp.Int("units", 32, 1024, step=32, default=256)
     hp.Choice("attention", ["dot", "additive"], default="dot")  # The dot product costs less time.
     hp.Float("dropout", 0.0, 0.7, step=0.1, default=0.3)
     hp.Float("label_smoothing", 0.0, 0.3, step=0.05, default=0.1)
-    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak, after the warm-up.
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak, after the warm-up.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     return hp
 
@@ -65,7 +65,7 @@ def read(hp, split):
 
 @functools.cache
 def byte_pair_encoding(sentences, vocabulary_size):
-    """One vocabulary for both languages, so that they share an embedding (Sennrich et al. 2016).
+    """A language's vocabulary of pieces of words (Sennrich et al. 2016).
 
     Spaces are part of a word's first piece and punctuation stands alone: decoding gives the text back exactly.
     """
@@ -80,13 +80,12 @@ def byte_pair_encoding(sentences, vocabulary_size):
     return tokenizer
 
 
-def train_tokenizer(hp):
-    """The tokenizer of the training sentences."""
-    german, english = read(hp, "train")
-    return byte_pair_encoding((*german, *english), hp["vocabulary_size"])
+def train_tokenizers(hp):
+    """The tokenizers of the training sentences, German and English."""
+    return [byte_pair_encoding(tuple(sentences), hp["vocabulary_size"]) for sentences in read(hp, "train")]
 
 
-def source_tokens(tokenizer, sentences):
+def tokens_of(tokenizer, sentences):
     """Tokens of each sentence with the end token, ragged: (sentences, None) int32."""
     return tf.ragged.constant([[*line.ids, END] for line in tokenizer.encode_batch(sentences)], dtype=tf.int32)
 
@@ -96,8 +95,7 @@ def load_data(hp, split):
 
     Sentences of similar length share a batch.
     """
-    tokenizer = train_tokenizer(hp)
-    german, english = (source_tokens(tokenizer, sentences) for sentences in read(hp, split))
+    german, english = map(tokens_of, train_tokenizers(hp), read(hp, split))
     examples = tf.data.Dataset.from_tensor_slices((german, english))
     examples = examples.map(lambda source, target: (tf.identity(source), tf.identity(target))).cache()
     if split == "train":
@@ -127,7 +125,7 @@ def encode(layer, source):
         memory (B, S, units) for the attention, its mask (B, S), and the decoder's two first states (B, units).
     """
     mask = ops.not_equal(source, 0)
-    vectors = layer("dropout")(layer("unit_scale")(layer("embedding")(source)))
+    vectors = layer("dropout")(layer("source_embedding")(source))
     outputs, forward_state, backward_state = layer("encoder")(vectors, mask=mask)  # (B, S, 2 units)
     first_state = layer("first_state")(ops.concatenate([forward_state, backward_state], axis=-1))
     return layer("memory")(outputs), mask, [first_state, first_state]
@@ -139,13 +137,13 @@ def decode(layer, target, states, memory, mask):
     Returns:
         logits (B, T, V), the states after the last token, and what the attention looked at (B, T, S).
     """
-    vectors = layer("dropout")(layer("unit_scale")(layer("embedding")(target)))
+    vectors = layer("dropout")(layer("unit_scale")(layer("target_embedding")(target)))
     query, query_state = layer("query")(vectors, initial_state=states[0])  # (B, T, units)
     context, attention = layer("attention")([query, memory], mask=[None, mask], return_attention_scores=True)
     answer_input = layer("dropout")(ops.concatenate([query, context], axis=-1))
     answer, answer_state = layer("answer")(answer_input, initial_state=states[1])
     output = layer("output")(ops.concatenate([answer, context], axis=-1))
-    return layer("embedding")(layer("dropout")(output), reverse=True), [query_state, answer_state], attention
+    return layer("target_embedding")(layer("dropout")(output), reverse=True), [query_state, answer_state], attention
 
 
 class SmoothedCrossEntropy(keras.losses.Loss):
@@ -169,11 +167,13 @@ def build_model(hp):
     units, vocabulary_size = hp["units"], hp["vocabulary_size"]
     layers = keras.layers
     attention = {"dot": layers.Attention, "additive": layers.AdditiveAttention}[hp["attention"]]
-    # One matrix embeds both languages and is the softmax's too: scaled for the logits, unit_scale undoes it.
-    at_logits = keras.initializers.RandomNormal(stddev=units**-0.5)
+    unit = keras.initializers.RandomNormal(stddev=1.0)
+    # The target's matrix is the softmax's too (Press and Wolf 2016): small for the logits, unit_scale undoes it.
+    small = keras.initializers.RandomNormal(stddev=units**-0.5)
     recurrent = {"return_sequences": True, "return_state": True}
     parts = [
-        layers.ReversibleEmbedding(vocabulary_size, units, embeddings_initializer=at_logits, name="embedding"),
+        layers.Embedding(vocabulary_size, units, embeddings_initializer=unit, name="source_embedding"),
+        layers.ReversibleEmbedding(vocabulary_size, units, embeddings_initializer=small, name="target_embedding"),
         layers.Rescaling(units**0.5, name="unit_scale"),
         layers.Dropout(hp["dropout"], name="dropout"),
         layers.Bidirectional(layers.GRU(units, **recurrent), name="encoder"),
@@ -219,14 +219,15 @@ def train(hp, seed, callbacks=training.callbacks):
     return model
 
 
-def translate(model, tokenizer, sentences, beam_size=5, alpha=1.0):
+def translate(model, vocabularies, sentences, beam_size=5, alpha=1.0):
     """Returns the translation of each of `sentences`.
 
-    tokenizer: `tokenizers.Tokenizer.from_file("tokenizer.json")`.
+    vocabularies: `tokenizers.Tokenizer.from_file` of german.json and of english.json.
     beam_size: 1 decodes greedily.
     alpha: length normalisation of the beam's scores, see `decoding.beam_search`.
     """
-    source = source_tokens(tokenizer, sentences).to_tensor()
+    german, english = vocabularies
+    source = tokens_of(german, sentences).to_tensor()
     written = []
     for batch in tf.data.Dataset.from_tensor_slices(source).batch(500):
         memory, mask, states = encode(model.get_layer, batch)
@@ -241,7 +242,7 @@ def translate(model, tokenizer, sentences, beam_size=5, alpha=1.0):
             written.append(decoding.greedy(step, start, states, LONGEST, END))
         else:
             written.append(decoding.beam_search(step, start, states, LONGEST, beam_size, END, alpha)[0][:, 0])
-    return tokenizer.decode_batch(np.concatenate(written).tolist())
+    return english.decode_batch(np.concatenate(written).tolist())
 
 
 def bleu(translations, references, lowercase):
@@ -252,9 +253,9 @@ def bleu(translations, references, lowercase):
 def evaluate(model, hp):
     """BLEU on test: lower-cased as the anchor's, and cased."""
     german, english = read(hp, "test")
-    tokenizer = train_tokenizer(hp)
-    greedy = translate(model, tokenizer, german, beam_size=1)
-    beam = translate(model, tokenizer, german)
+    vocabularies = train_tokenizers(hp)
+    greedy = translate(model, vocabularies, german, beam_size=1)
+    beam = translate(model, vocabularies, german)
     known_german, known_english = read(hp, "train")
     tfidf = text.TfidfVectorizer(sublinear_tf=True)
     likeness = tfidf.fit_transform(known_german) @ tfidf.transform(german).T  # (training sentences, test sentences)
@@ -270,17 +271,18 @@ def evaluate(model, hp):
 
 
 def assets(hp):
-    """The vocabulary and its merges, as `tokenizers.Tokenizer.from_file` reads them."""
-    return {"tokenizer.json": train_tokenizer(hp).to_str(pretty=True)}
+    """The vocabularies and their merges, as `tokenizers.Tokenizer.from_file` reads them."""
+    german, english = train_tokenizers(hp)
+    return {"german.json": german.to_str(pretty=True), "english.json": english.to_str(pretty=True)}
 
 
-def attention_map(model, tokenizer, source, target):
+def attention_map(model, vocabularies, source, target):
     """Where the attention looks in `source` when `target` is written.
 
     Returns:
         The pieces of the source (S) and of the target (T) as str, and the weights (T, S), rows summing to 1.
     """
-    source, target = tokenizer.encode(source), tokenizer.encode(target)
+    source, target = (each.encode(sentence) for each, sentence in zip(vocabularies, (source, target)))
     memory, mask, states = encode(model.get_layer, tf.constant([[*source.ids, END]]))
     _, _, weights = decode(model.get_layer, tf.constant([[START, *target.ids]]), states, memory, mask)
     pieces = [[piece.removeprefix("▁") for piece in line.tokens] + ["⏎"] for line in (source, target)]
@@ -289,14 +291,14 @@ def attention_map(model, tokenizer, source, target):
 
 def show(model, hp):
     """Where the attention looks in four validation sentences, and ten translations beside their references."""
-    tokenizer = train_tokenizer(hp)
+    vocabularies = train_tokenizers(hp)
     german, english = (sentences[:10] for sentences in read(hp, "validation"))
-    translations = translate(model, tokenizer, german)
+    translations = translate(model, vocabularies, german)
     picture, axes = plots.new(13.0, 12.0, rows=2, columns=2)
     # Around twelve words long: enough to see words change places, few enough to read.
     chosen = sorted(range(len(german)), key=lambda index: abs(len(german[index].split()) - 12))[:4]
     for ax, index in zip(axes.flat, sorted(chosen)):
-        source, target, weights = attention_map(model, tokenizer, german[index], translations[index])
+        source, target, weights = attention_map(model, vocabularies, german[index], translations[index])
         ax.imshow(weights, cmap="Oranges", vmin=0.0, vmax=1.0, aspect="auto")
         ax.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor")
         ax.set_yticks(range(len(target)), target)
