@@ -84,8 +84,8 @@ def entry(name):
 
 
 def number(value):
-    """A figure as text: four significant digits."""
-    return f"{value:.4g}"
+    """A figure as text: five significant digits."""
+    return f"{value:.5g}"
 
 
 def spread(figure):
@@ -94,6 +94,12 @@ def spread(figure):
         return number(figure["mean"])
     decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
     return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
+
+
+def anchor(promise_or_results):
+    """The anchor's source, and which metric it is compared with where that is not the figure itself."""
+    told = promise_or_results["anchor"]
+    return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
 
 
 def result_line(results):
@@ -123,7 +129,9 @@ def table():
     for entry in entries():
         promise, results = entry.promise, entry.results
         link = f"[`{entry.name}`](recipes/{entry.name.replace('.', '/')}.py)"
-        anchor = f"{number(promise['anchor']['value'])} ({promise['anchor']['source']})"
+        published = f"{number(promise['anchor']['value'])} ({anchor(promise)}"
+        if results and "metric" in promise["anchor"]:
+            published += f": {number(results['metrics'][promise['anchor']['metric']])} here"
         figure = f"{promise['figure']['metric'].replace('_', ' ')}, {promise['figure']['better']} is better"
         measured = baseline = minutes = "not yet"
         if results:
@@ -132,7 +140,7 @@ def table():
             baseline = f"{number(results['baseline']['value'])} ({results['baseline']['name']})"
             minutes = f"{results['seconds'] / 60:.1f}"
         rows.append(
-            f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {anchor} | {minutes} |"
+            f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {published}) | {minutes} |"
         )
     return "\n".join(rows)
 

@@ -247,12 +247,13 @@ def keep(out, recipe, model, hp, histories):
 def report(results, out):
     """Tells the figure beside baseline and anchor."""
     figure, anchor = results["figure"], results["anchor"]
-    passed = (figure["mean"] - anchor["value"]) * (1 if figure["better"] == "higher" else -1) > 0
+    compared = results["metrics"][anchor.get("metric", figure["name"])]
+    passed = compared > anchor["value"] if figure["better"] == "higher" else compared < anchor["value"]
     name = figure["name"].replace("_", " ")
     rows = [
         (name, catalogue.spread(figure), f"{figure['better']} is better, on test"),
         ("baseline", catalogue.number(results["baseline"]["value"]), results["baseline"]["name"]),
-        ("anchor", catalogue.number(anchor["value"]), f"{anchor['source']}: {'passed' if passed else 'not reached'}"),
+        ("anchor", catalogue.number(anchor["value"]), f"{catalogue.anchor(results)}: {'passed' if passed else 'not reached'}"),
     ]
     rows += [(f"  {key.replace('_', ' ')}", catalogue.number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)
