@@ -93,7 +93,7 @@ def machine():
         processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
     return {
         "processor": processor,
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": len(tf.config.list_physical_devices("GPU")),
         "system": platform.system(),
     }

@@ -3,4 +3,4 @@
 import os
 
 # TensorFlow's C++ log says nothing a reader of recipes needs; it must be silenced before the import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -215,6 +215,7 @@ def train(hp, seed, callbacks=training.callbacks):
         epochs=hp["epochs"],
         callbacks=callbacks("translation", hp["examples"]),
         verbose=0,
+        shuffle=False,
     )
     return model
 

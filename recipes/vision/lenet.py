@@ -100,7 +100,7 @@ def train(hp, seed, callbacks=training.callbacks):
     batches = load_data(hp, "train")
     model = build_model(hp)
     model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"],
-              callbacks=callbacks("fit", examples=hp["examples"]), verbose=0)
+              callbacks=callbacks("fit", examples=hp["examples"]), verbose=0, shuffle=False)
     return model
 
 
