@@ -142,7 +142,23 @@ def table():
         rows.append(
             f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {published}) | {minutes} |"
         )
-    return "\n".join(rows)
+    return "\n".join([*rows, "", *variants()])
+
+
+def variants():
+    """The recipes' own comparisons as Markdown lines: the figure and the speed, as it is and changed, same seed."""
+    lines = []
+    for entry in entries():
+        results = entry.results or {}
+        for name, variant in results.get("variants", {}).items():
+            metric = results["figure"]["name"]
+            own = results["figure"]["values"][results["seeds"].index(variant["seeds"][0])]
+            speeds = [sum(each["examples_per_second"].values()) for each in (results, variant)]
+            lines.append(
+                f"- `{entry.name}`, {name}: {metric.replace('_', ' ')} {number(variant['metrics'][metric])} "
+                f"instead of {number(own)}, at {speeds[1] / speeds[0]:.2f} times the examples per second."
+            )
+    return lines
 
 
 BEGIN, END = "<!-- table: python -m recipes table -->", "<!-- end of table -->"

@@ -169,7 +169,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
     """Trains, evaluates and keeps: one run per seed, the first seed's model and pictures.
 
     Returns:
-        The results, as `results.json` holds them.
+        The results, which `run.json` holds from then on.
     """
     hp = settings.build(recipe.configure, values)
     promise = recipe.PROMISE
@@ -219,6 +219,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         "machine": machine(),
         "versions": versions(),
     }
+    files.write_json(out / "run.json", results)
     shutil.rmtree(out / "backup")
     return results
 
@@ -253,7 +254,11 @@ def report(results, out):
     rows = [
         (name, catalogue.spread(figure), f"{figure['better']} is better, on test"),
         ("baseline", catalogue.number(results["baseline"]["value"]), results["baseline"]["name"]),
-        ("anchor", catalogue.number(anchor["value"]), f"{catalogue.anchor(results)}: {'passed' if passed else 'not reached'}"),
+        (
+            "anchor",
+            catalogue.number(anchor["value"]),
+            f"{catalogue.anchor(results)}: {'passed' if passed else 'not reached'}",
+        ),
     ]
     rows += [(f"  {key.replace('_', ' ')}", catalogue.number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)
@@ -262,16 +267,17 @@ def report(results, out):
 
 
 def record(results, out):
-    """Writes `results.json`; one of more seeds with the same hyperparameters stays, and this run's go to `run.json`."""
+    """Makes `run.json` the recorded `results.json`, unless that has more seeds with the same hyperparameters."""
     recorded = catalogue.read_json(out / "results.json")
     keep_record = (
         recorded
         and recorded["hyperparameters"] == results["hyperparameters"]
         and len(recorded["seeds"]) > len(results["seeds"])
     )
-    files.write_json(out / ("run.json" if keep_record else "results.json"), results)
     if keep_record:
         print(f"The recorded figure is {catalogue.spread(recorded['figure'])}; this run's results are in run.json.")
+    else:
+        os.replace(out / "run.json", out / "results.json")
 
 
 def compare_variants(entry, recipe, seed, out, resume):
@@ -283,7 +289,7 @@ def compare_variants(entry, recipe, seed, out, resume):
         )
     if not recipe.VARIANTS:
         raise errors.RecipeError(f"{entry.name} has no variants")
-    results["variants"] = {}
+    results.setdefault("variants", {})
     for name, values in recipe.VARIANTS.items():
         print(f"\nVariant: {name} ({settings.assignments(values)})")
         directory = out / "variants" / name.replace(" ", "_")
@@ -305,6 +311,8 @@ def verify(entry):
     if not recorded:
         raise errors.RecipeError(f"{entry.name} has no recorded results to verify")
     recipe = importlib.import_module(f"recipes.{entry.name}")
+    if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
+        raise errors.RecipeError(f"the recorded results of {entry.name} are of other hyperparameters: run it anew")
     results = execute(entry, recipe, {}, recorded["seeds"][:1], entry.directory / "verify", own=True)
     tolerance = max(3 * recorded["figure"]["sd"], recipe.PROMISE.get("tolerance", 0.0))
     found, mean = results["figure"]["mean"], recorded["figure"]["mean"]

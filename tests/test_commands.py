@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from common import catalogue, errors, files, runner, training
+from common import catalogue, errors, files, runner, settings, training
 from recipes import __main__ as commands
 
 NAME = "seq2seq.addition"
@@ -158,11 +158,14 @@ def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
     results = tiny_runs(NAME).results
     record = {**results, "seeds": [0, 1, 2]}
     files.write_json(tmp_path / "results.json", record)
+    files.write_json(tmp_path / "run.json", results)
     runner.record(results, tmp_path)
     assert catalogue.read_json(tmp_path / "results.json") == record
     assert catalogue.read_json(tmp_path / "run.json") == results
-    runner.record({**results, "seeds": [5, 6, 7]}, tmp_path)
-    assert catalogue.read_json(tmp_path / "results.json")["seeds"] == [5, 6, 7]
+    more = {**results, "seeds": [5, 6, 7]}
+    files.write_json(tmp_path / "run.json", more)
+    runner.record(more, tmp_path)
+    assert catalogue.read_json(tmp_path / "results.json") == more
 
 
 def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
@@ -186,7 +189,9 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
 @pytest.mark.parametrize("found, within", [(0.5, True), (0.69, True), (0.9, False)])
 def test_verify_compares_with_three_standard_deviations(found, within, monkeypatch, tiny_runs, tmp_path):
     results = tiny_runs(NAME).results
-    recorded = {**results, "figure": {**results["figure"], "mean": 0.5, "sd": 0.1, "values": [0.4, 0.6]}}
+    defaults = dict(settings.build(sys.modules[f"recipes.{NAME}"].configure, {}).values)
+    figure = {**results["figure"], "mean": 0.5, "sd": 0.1, "values": [0.4, 0.6]}
+    recorded = {**results, "figure": figure, "hyperparameters": defaults}
     monkeypatch.setattr(catalogue.Entry, "results", recorded)
     measured = {**results, "figure": {**results["figure"], "mean": found}}
     monkeypatch.setattr(runner, "execute", lambda *arguments, **options: measured)
