@@ -83,6 +83,13 @@ def entry(name):
     return known[name]
 
 
+def assignments(values):
+    """Hyperparameters as `--set` takes them: "units=64 learning_rate=0.001"."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()
+    )
+
+
 def number(value):
     """A figure as text: five significant digits."""
     return f"{value:.5g}"
@@ -155,8 +162,9 @@ def variants():
             own = results["figure"]["values"][results["seeds"].index(variant["seeds"][0])]
             speeds = [sum(each["examples_per_second"].values()) for each in (results, variant)]
             lines.append(
-                f"- `{entry.name}`, {name}: {metric.replace('_', ' ')} {number(variant['metrics'][metric])} "
-                f"instead of {number(own)}, at {speeds[1] / speeds[0]:.2f} times the examples per second."
+                f"- `{entry.name}`, {name} (`--set {assignments(variant['values'])}`): {metric.replace('_', ' ')} "
+                f"{number(variant['metrics'][metric])} instead of {number(own)}, at {speeds[1] / speeds[0]:.2f} times "
+                "the examples per second."
             )
     return lines
 

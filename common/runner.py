@@ -291,7 +291,7 @@ def compare_variants(entry, recipe, seed, out, resume):
         raise errors.RecipeError(f"{entry.name} has no variants")
     results.setdefault("variants", {})
     for name, values in recipe.VARIANTS.items():
-        print(f"\nVariant: {name} ({settings.assignments(values)})")
+        print(f"\nVariant: {name} ({catalogue.assignments(values)})")
         directory = out / "variants" / name.replace(" ", "_")
         variant = execute(
             entry, recipe, values, [seed], directory, resume and (directory / "backup").exists(), own=True
@@ -336,7 +336,7 @@ def parser(entry, recipe):
     add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="change hyperparameters")
     add("--seed", type=int, default=0, help="the (first) seed, 0 by default")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds and tell mean and standard deviation")
-    add("--tiny", action="store_true", help=f"a few examples, in seconds: {settings.assignments(recipe.TINY)}")
+    add("--tiny", action="store_true", help=f"a few examples, in seconds: {catalogue.assignments(recipe.TINY)}")
     add("--resume", action="store_true", help="go on with a run that was interrupted")
     add("--variants", action="store_true", help="after a run: train the recipe's variants and compare")
     add("--search", type=int, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
@@ -364,7 +364,7 @@ def dispatch(entry, recipe, options):
     """Does what the command line asks for."""
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
-    changed = "tiny" if options.tiny else settings.assignments(given).replace(" ", ",")
+    changed = "tiny" if options.tiny else catalogue.assignments(given).replace(" ", ",")
     out = options.out or entry.directory / changed
     own = options.out is None
     if options.search:

@@ -76,7 +76,7 @@ class Search(keras_tuner.Tuner):
         def callbacks(stage, examples):
             return [*training.callbacks(stage, examples), History(histories.setdefault(stage, {}))]
 
-        print(f"Trial {trial.trial_id}: {settings.assignments(values)}")
+        print(f"Trial {trial.trial_id}: {catalogue.assignments(values)}")
         keras.backend.clear_session()
         try:
             self.recipe.train(hp, self.seed, callbacks)
@@ -161,7 +161,7 @@ def summarize(recipe, oracle, seed, directory):
     for trial in trials:
         shown = {name: trial.hyperparameters.values[name] for name in varied}
         told = f"{trial.score:.6g}" if trial.score is not None else trial.status.lower()
-        print(f"{trial.trial_id:>5}  {told:>16}  {settings.assignments(shown)}")
+        print(f"{trial.trial_id:>5}  {told:>16}  {catalogue.assignments(shown)}")
     finished = [trial for trial in trials if trial.score is not None]
     if not finished:
         raise errors.RecipeError(f"no trial succeeded; the last one said: {trials[-1].message}")
@@ -169,4 +169,4 @@ def summarize(recipe, oracle, seed, directory):
     picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
     plots.save(picture, directory / "search.png")
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
-    print(f"  --seed {seed} --set {settings.assignments(trial_values(recipe, best))}")
+    print(f"  --seed {seed} --set {catalogue.assignments(trial_values(recipe, best))}")

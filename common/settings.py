@@ -67,10 +67,3 @@ def build(configure, values):
     hp = keras_tuner.HyperParameters()
     hp.values.update(values)
     return configure(hp)
-
-
-def assignments(values):
-    """The values as `--set` takes them: "units=64 learning_rate=0.001"."""
-    return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()
-    )

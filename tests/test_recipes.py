@@ -11,7 +11,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from common import catalogue, runner, search, settings, training
+from common import catalogue, runner, settings
 
 # For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
 # A recipe without sequences has an empty entry: the test below asserts that every recipe was thought of.
@@ -61,7 +61,7 @@ def test_hyperparameters_have_defaults_in_their_ranges_and_are_all_reachable(rec
         source = pathlib.Path(recipe.__file__).read_text(encoding="utf-8")
         assert source.count(f'hp["{each.name}"]') >= 1, f"{each.name} is declared and never read"
     for values in [recipe.TINY, *getattr(recipe, "VARIANTS", {}).values()]:
-        assert settings.parse(recipe.configure, settings.assignments(values).split()) == values
+        assert settings.parse(recipe.configure, catalogue.assignments(values).split()) == values
 
 
 def test_the_model_builds_for_every_choice(recipe):

@@ -56,7 +56,7 @@ def test_trial_0_has_the_defaults_and_the_others_stay_in_the_space(tmp_path, tun
     assert first == {"examples": 3, "epochs": first["epochs"], "learning_rate": 1e-3, "units": 16}
     assert first["epochs"] == 4 or tuner == "hyperband"
     for values in others:
-        assert settings.parse(configure, settings.assignments(values).split()) == values
+        assert settings.parse(configure, catalogue.assignments(values).split()) == values
         assert values["examples"] == 3
     assert (tmp_path / "search.png").exists()
 
@@ -66,7 +66,7 @@ def test_the_best_values_are_told_as_a_set_line(tmp_path, capsys):
     run(recipe, tmp_path)
     best = max(recipe.trained, key=lambda values: values["units"] * values["learning_rate"])
     told = capsys.readouterr().out
-    assert f"--set {settings.assignments(best)}" in told and str(tmp_path) in told
+    assert f"--set {catalogue.assignments(best)}" in told and str(tmp_path) in told
     assert settings.parse(configure, told.splitlines()[-1].split("--set ")[1].split()) == best
 
 

@@ -3,7 +3,7 @@
 import keras_tuner
 import pytest
 
-from common import errors, settings
+from common import catalogue, errors, settings
 
 
 def configure(hp):
@@ -22,7 +22,7 @@ def test_values_have_their_hyperparameter_s_type():
     assert [type(value) for value in values.values()] == [int, float, str, bool, int]
     hp = settings.build(configure, values)
     assert {name: hp[name] for name in values} == values
-    assert settings.parse(configure, settings.assignments(values).split()) == values
+    assert settings.parse(configure, catalogue.assignments(values).split()) == values
 
 
 @pytest.mark.parametrize(

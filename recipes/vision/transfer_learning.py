@@ -5,15 +5,15 @@ Baseline  always the commonest of the five new digits
 Anchor    0.992 with all 29,404 labels, features frozen, keras mnist_transfer_cnn.py:
           https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_transfer_cnn.py
 Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
-          https://arxiv.org/abs/1411.1792. There the halves are of ImageNet, and layers are frozen one by one;
-          here all convolutions are frozen at once, and the number of labels varies.
+          https://arxiv.org/abs/1411.1792. There the halves are ImageNet's, frozen layer by layer; here all
+          convolutions are frozen at once, and the number of labels varies.
 Answers   How many labels is a pretrained base worth? When does fine-tuning beat frozen features?
           Do frozen weights and batch-norm statistics stay where they were? (The "moved" figures.)
 
     python -m recipes.vision.transfer_learning
     python -m recipes.vision.transfer_learning --set base=MobileNetV2 labels=500 steps=100
 
-The second command puts a network of keras.applications with ImageNet weights in the base's place, on cifar10.
+The second puts a network of keras.applications with ImageNet weights in the base's place, on cifar10.
 """
 
 import functools
@@ -64,12 +64,7 @@ def configure(hp):
 def read(name, split, examples):
     """Pictures (N, height, width, channels), uint8, and labels (N,): read once for all fits of a run."""
     dataset = data.load(name, split, examples).map(lambda example: (example["image"], example["label"]))
-    return arrays(dataset.batch(1000))
-
-
-def arrays(batches):
-    """All pictures and all classes of batches."""
-    return tuple(map(np.concatenate, zip(*batches.as_numpy_iterator())))
+    return tuple(map(np.concatenate, zip(*dataset.batch(1000).as_numpy_iterator())))
 
 
 def load_data(hp, split, task="new", labels=None):
@@ -84,8 +79,8 @@ def load_data(hp, split, task="new", labels=None):
         chosen = classes < 5 if task == "old" else classes >= 5
         images, classes = images[chosen], classes[chosen] % 5
     if labels is not None:
-        members = [np.flatnonzero(classes == number) for number in np.unique(classes)]
-        chosen = np.concatenate([indices[:labels // len(members)] for indices in members])
+        numbers = np.unique(classes)
+        chosen = np.concatenate([np.flatnonzero(classes == number)[:labels // len(numbers)] for number in numbers])
         images, classes = images[chosen], classes[chosen]
     dataset = tf.data.Dataset.from_tensor_slices((images, classes))
     if split == "train":
@@ -101,11 +96,10 @@ def build_base(hp, weights=None):
     if hp["base"] != "digits":
         scale, offset = APPLICATIONS[hp["base"]]
         size = hp["picture_size"]
-        network = getattr(keras.applications, hp["base"])(
-            include_top=False, weights=weights, input_shape=(size, size, 3), pooling="avg")
         images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-        hidden = layers.Resizing(size, size)(images)
-        hidden = layers.Rescaling(scale, offset)(hidden)
+        hidden = layers.Rescaling(scale, offset)(layers.Resizing(size, size)(images))
+        network = getattr(keras.applications, hp["base"])
+        network = network(include_top=False, weights=weights, input_shape=(size, size, 3), pooling="avg")
         return keras.Model(images, network(hidden), name="base")
 
     images = keras.Input((28, 28, 1), dtype="uint8", name="images")
@@ -161,8 +155,7 @@ def train_base(hp, callbacks):
         except Exception as error:
             if not isinstance(error, OSError) and "URL fetch failure" not in str(error):  # Keras's bare Exception
                 raise
-            raise errors.RecipeError(f"the ImageNet weights of {hp['base']} are not in ~/.keras/models and could not "
-                                     f"be downloaded: {error}") from error
+            raise errors.RecipeError(f"{hp['base']} needs its ImageNet weights: {error}") from error
         finally:
             socket.setdefaulttimeout(patience)
 
@@ -196,10 +189,8 @@ def train(hp, seed, callbacks=training.callbacks):
 
     for labels in label_counts(hp):
         fit(build_model(hp), "scratch", labels, 2 * hp["steps"])
-
         frozen = build_model(hp, base)
         fit(frozen, "frozen", labels, hp["steps"])
-
         fine_tuned = build_model(hp, base)
         fine_tuned.set_weights(frozen.get_weights())
         fine_tuned.get_layer("base").trainable = True
@@ -208,9 +199,9 @@ def train(hp, seed, callbacks=training.callbacks):
     return {**dict(reversed(models.items())), "base": base}
 
 
-def accuracies(models, images, classes):
-    """The accuracy of every model on the new classes, by name; the base alone has no answers."""
-    return {name: float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == classes))
+def accuracies(models, batches):
+    """The accuracy of every model, by name; the base alone has no answers."""
+    return {name: model.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
             for name, model in models.items() if name != "base"}
 
 
@@ -225,14 +216,13 @@ def moved(base, model):
 
 def evaluate(models, hp):
     """Test-set figures: the share of pictures put into the right new class, by every model; and what moved."""
-    images, classes = arrays(load_data(hp, "test"))
-    _, train_classes = arrays(load_data(hp, "train"))
     most = hp["labels"]
-    results = accuracies(models, images, classes)
+    results = accuracies(models, load_data(hp, "test"))
     for strategy in ("frozen", "fine-tuned"):
         for kind, distance in moved(models["base"], models[f"{strategy}-{most}"]).items():
-            results[f"{strategy}-{most} {kind} moved"] = distance
-    majority_accuracy = float(np.mean(classes == np.bincount(train_classes).argmax()))
+            results[f"{strategy}-{kind}-moved"] = distance
+    new, held_out = (np.concatenate([classes for _, classes in load_data(hp, split)]) for split in ("train", "test"))
+    majority_accuracy = float(np.mean(held_out == np.bincount(new).argmax()))
     return {"accuracy": results[f"fine-tuned-{most}"], "majority_accuracy": majority_accuracy, **results}
 
 
@@ -249,7 +239,7 @@ def classify(model, images):
 
 def show(models, hp):
     """Validation accuracy against the number of labels, for the three ways to learn from them."""
-    results = accuracies(models, *arrays(load_data(hp, "validation")))
+    results = accuracies(models, load_data(hp, "validation"))
     counts = label_counts(hp)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -264,7 +254,6 @@ def show(models, hp):
     axes.set_xticks(counts, [f"{labels:,}" for labels in counts])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     return {"accuracy_by_labels": figure, "accuracies": table}
 
