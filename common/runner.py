@@ -177,8 +177,6 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
     claim(out, entry, identity, resume, own)
     histories, measured, seconds = {}, [], []
     for seed in seeds:
-        if len(seeds) > 1:
-            print(f"Seed {seed}")
         run = Run(out, seed, histories, resume)
         keras.backend.clear_session()
         try:
@@ -189,6 +187,8 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
             raise errors.RecipeError(f"{error}; {run.rescue()}") from None
         measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
         seconds.append(run.seconds())
+        name = promise["figure"]["metric"]
+        print(f"Seed {seed}: {name.replace('_', ' ')} {catalogue.number(measured[-1][name])}, {seconds[-1]:.0f} seconds")
         if seed == seeds[0]:
             keep(out, recipe, model, hp, run.stages)
     figure = [metrics[promise["figure"]["metric"]] for metrics in measured]

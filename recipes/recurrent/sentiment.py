@@ -49,7 +49,7 @@ def configure(hp):
     hp.Int("epochs", 1, 12, default=4)  # the validation accuracy has stopped rising by then
     hp.Choice("batch_size", [32, 64, 128], default=64)
     hp.Int("vocabulary_size", 5_000, 50_000, step=5_000, default=20_000)  # a word seen 9 times has its place
-    hp.Int("length", 100, 1_000, step=100, default=400)  # of a longer review the last words: there stands the verdict
+    hp.Int("length", 100, 1_000, step=100, default=400)  # of a longer review the last words
     hp.Boolean("bucketing", default=True)  # batches of reviews of like length, so that little of a batch is padding
     hp.Boolean("mask", default=True)  # False takes padding for a word: the mistake that a variant measures
     hp.Choice("cell", ["simple", "lstm", "gru"], default="lstm")
@@ -57,7 +57,7 @@ def configure(hp):
     hp.Int("layers", 1, 3, default=1)
     hp.Choice("units", [32, 64, 96, 128], default=64)  # per direction; 128 take twice the time
     hp.Choice("embedding_size", [32, 64, 96, 128], default=64)
-    hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # at the start; more is noise in the rare words
+    hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # at the start
     hp.Float("word_dropout", 0.0, 0.7, default=0.4)  # share of the words that a training step doesn't see
     hp.Float("dropout", 0.0, 0.7, default=0.5)  # before the output
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # the peak, after a tenth of the steps

@@ -1,3 +1,5 @@
 """Sums of two numbers, written as text."""
 
 from .sums_dataset_builder import Builder
+
+__all__ = ["Builder"]
