@@ -188,7 +188,9 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
         seconds.append(run.seconds())
         name = promise["figure"]["metric"]
-        print(f"Seed {seed}: {name.replace('_', ' ')} {catalogue.number(measured[-1][name])}, {seconds[-1]:.0f} seconds")
+        print(
+            f"Seed {seed}: {name.replace('_', ' ')} {catalogue.number(measured[-1][name])}, {seconds[-1]:.0f} seconds"
+        )
         if seed == seeds[0]:
             keep(out, recipe, model, hp, run.stages)
     figure = [metrics[promise["figure"]["metric"]] for metrics in measured]
