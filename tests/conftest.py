@@ -8,6 +8,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import keras
 import pytest
 
 from common import catalogue, data, errors, runner
@@ -28,6 +29,20 @@ def entry(name):
 @pytest.fixture
 def recipe(name):
     return importlib.import_module(f"recipes.{name}")
+
+
+class Killed(Exception):
+    """Stands for a kill at the beginning of an epoch."""
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
 
 
 class TinyRun:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common import catalogue, runner, settings
+from conftest import KillAt, Killed
 
 # For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
 # A recipe without sequences has an empty entry: the test below asserts that every recipe was thought of.
@@ -122,20 +123,6 @@ def test_every_trainable_weight_moves_and_no_other(recipe, tiny_run):
         if np.array_equal(keras.ops.convert_to_numpy(weight), after)
     ]
     assert not still, f"not trained: {still}"
-
-
-class Killed(Exception):
-    """Stands for a kill at the beginning of an epoch."""
-
-
-class KillAt(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
 
 
 def test_a_killed_run_resumes_to_the_same_weights_and_results(name, entry, recipe, tiny_run, tmp_path, monkeypatch):

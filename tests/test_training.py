@@ -8,20 +8,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, files, training
-
-
-class Killed(Exception):
-    """Stands for a kill at the beginning of an epoch."""
-
-
-class KillAt(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
+from conftest import KillAt, Killed
 
 
 def fit(path, restore, epochs=4, extra=(), learning_rate=1e-2):

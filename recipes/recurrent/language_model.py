@@ -118,9 +118,9 @@ def build_model(hp):
     model = keras.Model(characters, logits)
     updates = -(-hp["examples"] // (hp["streams"] * hp["steps"])) * hp["epochs"]
     learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0, updates - updates // 20, warmup_target=hp["learning_rate"], warmup_steps=updates // 20)
-    optimizer = keras.optimizers.AdamW(
-        learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0)
+        0.0, updates - updates // 20, warmup_target=hp["learning_rate"], warmup_steps=updates // 20
+    )
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(optimizer, loss, weighted_metrics=[metrics.Perplexity()])
     return model
@@ -153,8 +153,14 @@ def train(hp, seed, callbacks=training.callbacks):
     keras.utils.set_random_seed(seed)
     batches = load_data(hp, "train")
     model = build_model(hp)
-    model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"], shuffle=False, verbose=0,
-              callbacks=[*callbacks("fit", examples=hp["examples"]), ResetStates()])
+    model.fit(
+        batches,
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks("fit", examples=hp["examples"]), ResetStates()],
+    )
     return for_inference(model, hp)
 
 

@@ -99,7 +99,7 @@ def encode(texts, words):
 def load_data(hp, split):
     """Batches of tokens (B, T), int32, 0 = padding on the right, and labels (B,), 1 = praise."""
     texts, labels = read(hp, split)
-    tokens = encode(texts, vocabulary(hp))[:, -hp["length"]:]
+    tokens = encode(texts, vocabulary(hp))[:, -hp["length"] :]
     dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).map(lambda tokens, label: (tokens, label))
     if split == "train":
         dataset = data.shuffle(dataset)
@@ -108,7 +108,8 @@ def load_data(hp, split):
     inner = np.unique(np.quantile(lengths, np.arange(1, 8) / 8).astype(int)) if hp["bucketing"] else []
     sizes, _ = np.histogram(lengths, [0, *inner, np.inf])
     dataset = dataset.bucket_by_sequence_length(
-        lambda tokens, label: tf.shape(tokens)[0], list(inner), [hp["batch_size"]] * len(sizes))
+        lambda tokens, label: tf.shape(tokens)[0], list(inner), [hp["batch_size"]] * len(sizes)
+    )
     batches = int(np.ceil(sizes / hp["batch_size"]).sum())
     return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(2)
 
@@ -123,8 +124,10 @@ def build_model(hp):
     count = ops.maximum(ops.sum(ops.cast(real, "float32"), axis=1), 1.0)  # (B, 1), words in the review, at least 1
 
     embedding = layers.Embedding(
-        hp["vocabulary_size"], hp["embedding_size"],
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=hp["embedding_scale"]))
+        hp["vocabulary_size"],
+        hp["embedding_size"],
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=hp["embedding_scale"]),
+    )
     # One draw for all channels of a word: whole words vanish, so that no single one can carry the verdict.
     embedded = layers.Dropout(hp["word_dropout"], noise_shape=(None, None, 1))(embedding(tokens))  # (B, T, embedding)
     hidden_states = embedded
@@ -145,11 +148,17 @@ def build_model(hp):
 
     steps = max(10, hp["epochs"] * min(hp["examples"], TRAINING_REVIEWS) // hp["batch_size"])
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0, warmup_target=hp["learning_rate"], warmup_steps=steps // 10,
-        decay_steps=steps - steps // 10)
+        initial_learning_rate=0.0,
+        warmup_target=hp["learning_rate"],
+        warmup_steps=steps // 10,
+        decay_steps=steps - steps // 10,
+    )
     model.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
-        loss="binary_crossentropy", metrics=["accuracy"], steps_per_execution=16)
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=16,
+    )
     return model
 
 
@@ -158,8 +167,14 @@ def train(hp, seed, callbacks=training.callbacks):
     keras.utils.set_random_seed(seed)
     batches = load_data(hp, "train")
     model = build_model(hp)
-    model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"],
-              callbacks=callbacks("fit", examples=min(hp["examples"], TRAINING_REVIEWS)), verbose=0, shuffle=False)
+    model.fit(
+        batches,
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=callbacks("fit", examples=min(hp["examples"], TRAINING_REVIEWS)),
+        verbose=0,
+        shuffle=False,
+    )
     return model
 
 
@@ -220,8 +235,12 @@ def draw_reading(readings):
         axes.set_xticks(steps, [word.decode() for word in words], rotation=90)
         for tick, probability in zip(axes.get_xticklabels(), probabilities):
             tick.set_bbox({"facecolor": colours(probability), "edgecolor": "none", "pad": 1.5, "alpha": 0.6})
-        axes.set(xlim=(-1, len(words)), ylim=(-0.05, 1.05), ylabel="probability of praise",
-                 title=f"a review that {'praises' if label else 'pans'}")
+        axes.set(
+            xlim=(-1, len(words)),
+            ylim=(-0.05, 1.05),
+            ylabel="probability of praise",
+            title=f"a review that {'praises' if label else 'pans'}",
+        )
         axes.spines[["top", "right"]].set_visible(False)
     return picture
 
@@ -237,9 +256,14 @@ def show(model, hp):
     # The three of the twenty shortest in which the probability moves most.
     readings.sort(key=lambda reading: -np.abs(np.diff(reading[1])).sum())
     sentences = [
-        "A wonderful film.", "Not a wonderful film.", "A film that is anything but wonderful.", "I was bored.",
-        "I was never bored.", "The actors are great, but the story is a mess.",
-        "The story is a mess, but the actors are great.", "I expected to hate it, and I was wrong.",
+        "A wonderful film.",
+        "Not a wonderful film.",
+        "A film that is anything but wonderful.",
+        "I was bored.",
+        "I was never bored.",
+        "The actors are great, but the story is a mess.",
+        "The story is a mess, but the actors are great.",
+        "I expected to hate it, and I was wrong.",
     ]
     lines = [f"{p:.2f}  {sentence}" for p, sentence in zip(classify(model, sentences, words), sentences)]
     return {"reading": draw_reading(readings[:3]), "sentences": "Probability of praise\n" + "\n".join(lines)}

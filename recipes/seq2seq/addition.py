@@ -190,7 +190,9 @@ def show(model, hp):
     right.imshow(probabilities[:, shown].T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     right.set_yticks(range(len(shown)), [SYMBOLS[token].strip("<>") for token in shown])
     right.set_xticks(range(len(answer) + 1), [*answer, "end"])
-    right.set(title=f"{question} = {answer}, answered {given[hardest]}", xlabel="right answer so far, and the next digit")
+    right.set(
+        title=f"{question} = {answer}, answered {given[hardest]}", xlabel="right answer so far, and the next digit"
+    )
     right.set_ylabel("probability of the next digit")
     samples = [f"{question} = {answer}" for question, answer in zip(questions[:8], given)]
     return {"digits": picture, "samples": "\n".join(samples)}

@@ -53,6 +53,7 @@ def configure(hp):
 
 def load_data(hp, split):
     """Batches of pictures (B, 28, 28, 1), uint8, 255 = ink, and one-hot digits (B, 10)."""
+
     def picture_and_digit(example):
         return example["image"], tf.one_hot(example["label"], 10)
 
@@ -85,12 +86,17 @@ def build_model(hp):
 
     batches_per_epoch = -(-hp["examples"] // hp["batch_size"])
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0, warmup_target=hp["learning_rate"], warmup_steps=batches_per_epoch,
-        decay_steps=max(1, (hp["epochs"] - 1) * batches_per_epoch))
+        initial_learning_rate=0.0,
+        warmup_target=hp["learning_rate"],
+        warmup_steps=batches_per_epoch,
+        decay_steps=max(1, (hp["epochs"] - 1) * batches_per_epoch),
+    )
     model.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=hp["label_smoothing"]),
-        metrics=["accuracy"], steps_per_execution=16)
+        metrics=["accuracy"],
+        steps_per_execution=16,
+    )
     return model
 
 
@@ -99,8 +105,14 @@ def train(hp, seed, callbacks=training.callbacks):
     keras.utils.set_random_seed(seed)
     batches = load_data(hp, "train")
     model = build_model(hp)
-    model.fit(batches, validation_data=load_data(hp, "validation"), epochs=hp["epochs"],
-              callbacks=callbacks("fit", examples=hp["examples"]), verbose=0, shuffle=False)
+    model.fit(
+        batches,
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=callbacks("fit", examples=hp["examples"]),
+        verbose=0,
+        shuffle=False,
+    )
     return model
 
 
@@ -122,7 +134,7 @@ def evaluate(model, hp):
     digits = digits.argmax(axis=1)
     answers, _ = classify(model, images)
     means, counts = nearest_mean(hp)
-    distances = (means ** 2).sum(axis=1) - 2 * (images.reshape(-1, 784) @ means.T)  # squared, less |image|²
+    distances = (means**2).sum(axis=1) - 2 * (images.reshape(-1, 784) @ means.T)  # squared, less |image|²
     return {
         "accuracy": float(np.mean(answers == digits)),
         "nearest_mean_accuracy": float(np.mean(distances.argmin(axis=1) == digits)),

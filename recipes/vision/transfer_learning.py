@@ -38,8 +38,13 @@ TINY = {"examples": 256, "labels": 10, "base_epochs": 1, "steps": 2}
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 LABELS = (10, 50, 100, 500, 1000)  # the counts below `labels`, which ends the curve
 # What each network of keras.applications wants for pictures of 0 to 255: a scale and an offset.
-APPLICATIONS = {"MobileNetV2": (1 / 127.5, -1.0), "ResNet50V2": (1 / 127.5, -1.0), "Xception": (1 / 127.5, -1.0),
-                "MobileNetV3Small": (1.0, 0.0), "EfficientNetV2B0": (1.0, 0.0)}
+APPLICATIONS = {
+    "MobileNetV2": (1 / 127.5, -1.0),
+    "ResNet50V2": (1 / 127.5, -1.0),
+    "Xception": (1 / 127.5, -1.0),
+    "MobileNetV3Small": (1.0, 0.0),
+    "EfficientNetV2B0": (1.0, 0.0),
+}
 
 
 def configure(hp):
@@ -80,7 +85,7 @@ def load_data(hp, split, task="new", labels=None):
         images, classes = images[chosen], classes[chosen] % 5
     if labels is not None:
         numbers = np.unique(classes)
-        chosen = np.concatenate([np.flatnonzero(classes == number)[:labels // len(numbers)] for number in numbers])
+        chosen = np.concatenate([np.flatnonzero(classes == number)[: labels // len(numbers)] for number in numbers])
         images, classes = images[chosen], classes[chosen]
     dataset = tf.data.Dataset.from_tensor_slices((images, classes))
     if split == "train":
@@ -127,22 +132,38 @@ def build_model(hp, base=None):
     images = keras.Input(own_base.input_shape[1:], dtype="uint8", name="images")
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], fill_mode="constant")(images)
     hidden = layers.RandomRotation(hp["turn"], fill_mode="constant")(hidden)
-    # `training=False` keeps batch norm to the statistics that the base learned, even once its weights are fine-tuned.
-    features = own_base(hidden, training=None if base is None else False)
-    features = layers.Dropout(hp["dropout"])(features)
+    features = layers.Dropout(hp["dropout"])(own_base(hidden))
     logits = layers.Dense(5 if hp["base"] == "digits" else 10, name="head")(features)
     model = keras.Model(images, logits, name="transfer_learning")
     compile_model(model, hp, hp["learning_rate"], hp["steps"] * (2 if base is None else 1))
     return model
 
 
+def thaw(network):
+    """Lets a frozen base learn again, but for its batch norms: they keep statistics, scale and shift.
+
+    Calling the base with `training=False` would not do: a functional model that trains overrides it (Keras issue
+    20285), and a batch norm that may learn moves its statistics. With `trainable = False` it does neither.
+    """
+    network.trainable = True
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            thaw(layer)
+        elif isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+
+
 def compile_model(model, hp, learning_rate, steps):
     """Sets loss and optimizer: a tenth of the steps warms up to `learning_rate`, a cosine leads back to zero."""
     warm_up = -(-steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps=max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up)
-    model.compile(keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
-                  keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        0.0, decay_steps=max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
+    )
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
 
 
 def train_base(hp, callbacks):
@@ -162,8 +183,14 @@ def train_base(hp, callbacks):
     batches = load_data(hp, "train", task="old")
     model = build_model(hp)
     compile_model(model, hp, hp["learning_rate"], hp["base_epochs"] * len(batches))
-    model.fit(batches, validation_data=load_data(hp, "validation", task="old"), epochs=hp["base_epochs"],
-              callbacks=callbacks("base", examples=len(batches) * hp["batch_size"]), verbose=0, shuffle=False)
+    model.fit(
+        batches,
+        validation_data=load_data(hp, "validation", task="old"),
+        epochs=hp["base_epochs"],
+        callbacks=callbacks("base", examples=len(batches) * hp["batch_size"]),
+        verbose=0,
+        shuffle=False,
+    )
     return model.get_layer("base")
 
 
@@ -183,8 +210,14 @@ def train(hp, seed, callbacks=training.callbacks):
         # One epoch of so many steps, however few the labels; they are shuffled anew in every pass.
         batches = load_data(hp, "train", labels=labels)
         examples = labels * steps // len(batches)
-        model.fit(batches.repeat().take(steps), validation_data=validation, epochs=1,
-                  callbacks=callbacks(f"{name}-{labels}", examples=examples), verbose=0, shuffle=False)
+        model.fit(
+            batches.repeat().take(steps),
+            validation_data=validation,
+            epochs=1,
+            callbacks=callbacks(f"{name}-{labels}", examples=examples),
+            verbose=0,
+            shuffle=False,
+        )
         models[f"{name}-{labels}"] = model
 
     for labels in label_counts(hp):
@@ -193,7 +226,7 @@ def train(hp, seed, callbacks=training.callbacks):
         fit(frozen, "frozen", labels, hp["steps"])
         fine_tuned = build_model(hp, base)
         fine_tuned.set_weights(frozen.get_weights())
-        fine_tuned.get_layer("base").trainable = True
+        thaw(fine_tuned.get_layer("base"))
         compile_model(fine_tuned, hp, hp["fine_tuning_rate"], hp["steps"])
         fit(fine_tuned, "fine-tuned", labels, hp["steps"])
     return {**dict(reversed(models.items())), "base": base}
@@ -201,8 +234,11 @@ def train(hp, seed, callbacks=training.callbacks):
 
 def accuracies(models, batches):
     """The accuracy of every model, by name; the base alone has no answers."""
-    return {name: model.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
-            for name, model in models.items() if name != "base"}
+    return {
+        name: model.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
+        for name, model in models.items()
+        if name != "base"
+    }
 
 
 def moved(base, model):
@@ -244,9 +280,11 @@ def show(models, hp):
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     table = "labels      " + "".join(f"{labels:8,}" for labels in counts)
-    for strategy, title, colour in (("fine-tuned", "base frozen, then fine-tuned", "#d1495b"),
-                                    ("frozen", "base frozen, only the head learns", "#00798c"),
-                                    ("scratch", "no base, all from scratch", "#8d8d8d")):
+    for strategy, title, colour in (
+        ("fine-tuned", "base frozen, then fine-tuned", "#d1495b"),
+        ("frozen", "base frozen, only the head learns", "#00798c"),
+        ("scratch", "no base, all from scratch", "#8d8d8d"),
+    ):
         curve = [results[f"{strategy}-{labels}"] for labels in counts]
         axes.plot(counts, curve, "o-", color=colour, label=title)
         table += f"\n{strategy:12}" + "".join(f"{accuracy:8.4f}" for accuracy in curve)
