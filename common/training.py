@@ -60,7 +60,15 @@ class StopAtNaN(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """A progress bar in a terminal, one line an epoch elsewhere."""
+    """Tells which fit begins; then a progress bar in a terminal, one line an epoch elsewhere."""
+
+    def __init__(self, stage, examples):
+        super().__init__()
+        self.stage, self.examples = stage, examples
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        print(f"{self.stage}: {self.examples:,} examples an epoch", flush=True)
 
     def set_params(self, params):
         super().set_params({**params, "verbose": 1 if sys.stdout.isatty() else 2})
@@ -72,7 +80,7 @@ def callbacks(stage, examples):
     stage: name of the fit, for recipes with several.
     examples: number of training examples an epoch sees.
     """
-    return [Epoch(), Throughput(examples), StopAtNaN(), Progress()]
+    return [Epoch(), Throughput(examples), StopAtNaN(), Progress(stage, examples)]
 
 
 class Resume(keras.callbacks.Callback):

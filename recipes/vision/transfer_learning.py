@@ -36,7 +36,7 @@ PROMISE = {
 }
 TINY = {"examples": 256, "labels": 10, "base_epochs": 1, "steps": 2}
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
-LABELS = (10, 50, 100, 500, 1000)  # the counts below `labels`, which ends the curve
+LABELS = (10, 50, 100, 500, 1000, 5000, 25_000)
 # What each network of keras.applications wants for pictures of 0 to 255: a scale and an offset.
 APPLICATIONS = {
     "MobileNetV2": (1 / 127.5, -1.0),
@@ -52,7 +52,7 @@ def configure(hp):
     hp.Choice("base", ["digits", *APPLICATIONS], default="digits")  # digits: our own, which needs no download
     hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # cifar10's 32 are enlarged for keras.applications
     hp.Int("examples", 64, 54_000, default=54_000)  # read from each split; fewer for a quick look
-    hp.Int("labels", 10, 25_000, default=5000)  # the most labels of the new classes
+    hp.Choice("labels", LABELS, default=5000)  # of the new classes, at most; all smaller counts are tried too
     hp.Int("base_epochs", 1, 40, default=5)  # 0.998 of the old digits by then
     hp.Int("steps", 1, 5000, default=750)  # for the new head and again for fine-tuning; from scratch gets both
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)  # fewer labels than that make one smaller batch
@@ -166,70 +166,62 @@ def compile_model(model, hp, learning_rate, steps):
     )
 
 
-def train_base(hp, callbacks):
-    """The base to reuse: trained on the digits 0 to 4, or fetched from keras.applications."""
-    if hp["base"] != "digits":
-        patience = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(20)  # seconds; Keras sets none, so a silent network would hang for ever
-        try:
-            return build_base(hp, weights="imagenet")
-        except Exception as error:
-            if not isinstance(error, OSError) and "URL fetch failure" not in str(error):  # Keras's bare Exception
-                raise
-            raise errors.RecipeError(f"{hp['base']} needs its ImageNet weights: {error}") from error
-        finally:
-            socket.setdefaulttimeout(patience)
+def fetch_base(hp):
+    """The base from keras.applications, with its ImageNet weights.
 
-    batches = load_data(hp, "train", task="old")
-    model = build_model(hp)
-    compile_model(model, hp, hp["learning_rate"], hp["base_epochs"] * len(batches))
-    model.fit(
-        batches,
-        validation_data=load_data(hp, "validation", task="old"),
-        epochs=hp["base_epochs"],
-        callbacks=callbacks("base", examples=len(batches) * hp["batch_size"]),
-        verbose=0,
-        shuffle=False,
-    )
-    return model.get_layer("base")
-
-
-def label_counts(hp):
-    """The numbers of labels on the curve, ascending."""
-    return [*(labels for labels in LABELS if labels < hp["labels"]), hp["labels"]]
+    Raises:
+        errors.RecipeError: they are neither in ~/.keras/models nor to be downloaded.
+    """
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # seconds; Keras sets none, so a silent network would hang for ever
+    try:
+        return build_base(hp, weights="imagenet")
+    except Exception as error:
+        if not isinstance(error, OSError) and "URL fetch failure" not in str(error):  # Keras's bare Exception
+            raise
+        raise errors.RecipeError(f"{hp['base']} needs its ImageNet weights: {error}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def train(hp, seed, callbacks=training.callbacks):
-    """Trains from `seed`; returns the models by name, first the one fine-tuned with most labels."""
+    """Trains from `seed`; returns the models by name, first the one fine-tuned with most labels, last the base."""
     keras.utils.set_random_seed(seed)
-    models = {}
-    base = train_base(hp, callbacks)
-    validation = load_data(hp, "validation")
 
-    def fit(model, name, labels, steps):
-        # One epoch of so many steps, however few the labels; they are shuffled anew in every pass.
-        batches = load_data(hp, "train", labels=labels)
-        examples = labels * steps // len(batches)
+    def fit(model, stage, batches, examples, epochs=1, task="new"):
         model.fit(
-            batches.repeat().take(steps),
-            validation_data=validation,
-            epochs=1,
-            callbacks=callbacks(f"{name}-{labels}", examples=examples),
+            batches,
+            validation_data=load_data(hp, "validation", task),
+            epochs=epochs,
+            callbacks=callbacks(stage, examples=examples),
             verbose=0,
             shuffle=False,
         )
-        models[f"{name}-{labels}"] = model
+        return model
 
-    for labels in label_counts(hp):
-        fit(build_model(hp), "scratch", labels, 2 * hp["steps"])
-        frozen = build_model(hp, base)
-        fit(frozen, "frozen", labels, hp["steps"])
+    if hp["base"] == "digits":
+        batches = load_data(hp, "train", task="old")
+        model = build_model(hp)
+        compile_model(model, hp, hp["learning_rate"], hp["base_epochs"] * len(batches))
+        fit(model, "base", batches, len(batches) * hp["batch_size"], hp["base_epochs"], task="old")
+        base = model.get_layer("base")
+    else:
+        base = fetch_base(hp)
+
+    models = {"base": base}
+    for labels in (count for count in LABELS if count <= hp["labels"]):
+        batches = load_data(hp, "train", labels=labels)
+        steps, examples = hp["steps"], hp["steps"] * labels // len(batches)
+        batches = batches.repeat()  # shuffled anew in every pass
+        scratch = fit(build_model(hp), f"scratch-{labels}", batches.take(2 * steps), 2 * examples)
+        frozen = fit(build_model(hp, base), f"frozen-{labels}", batches.take(steps), examples)
         fine_tuned = build_model(hp, base)
         fine_tuned.set_weights(frozen.get_weights())
         thaw(fine_tuned.get_layer("base"))
-        compile_model(fine_tuned, hp, hp["fine_tuning_rate"], hp["steps"])
-        fit(fine_tuned, "fine-tuned", labels, hp["steps"])
-    return {**dict(reversed(models.items())), "base": base}
+        compile_model(fine_tuned, hp, hp["fine_tuning_rate"], steps)
+        fit(fine_tuned, f"fine-tuned-{labels}", batches.take(steps), examples)
+        models |= {f"scratch-{labels}": scratch, f"frozen-{labels}": frozen, f"fine-tuned-{labels}": fine_tuned}
+    return dict(reversed(models.items()))
 
 
 def accuracies(models, batches):
@@ -276,17 +268,13 @@ def classify(model, images):
 def show(models, hp):
     """Validation accuracy against the number of labels, for the three ways to learn from them."""
     results = accuracies(models, load_data(hp, "validation"))
-    counts = label_counts(hp)
+    counts = [count for count in LABELS if count <= hp["labels"]]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     table = "labels      " + "".join(f"{labels:8,}" for labels in counts)
-    for strategy, title, colour in (
-        ("fine-tuned", "base frozen, then fine-tuned", "#d1495b"),
-        ("frozen", "base frozen, only the head learns", "#00798c"),
-        ("scratch", "no base, all from scratch", "#8d8d8d"),
-    ):
+    for strategy, colour in (("fine-tuned", "#d1495b"), ("frozen", "#00798c"), ("scratch", "#8d8d8d")):
         curve = [results[f"{strategy}-{labels}"] for labels in counts]
-        axes.plot(counts, curve, "o-", color=colour, label=title)
+        axes.plot(counts, curve, "o-", color=colour, label=strategy)
         table += f"\n{strategy:12}" + "".join(f"{accuracy:8.4f}" for accuracy in curve)
     axes.set(xscale="log", xlabel="labels of the new classes", ylabel="validation accuracy")
     axes.set_xticks(counts, [f"{labels:,}" for labels in counts])
