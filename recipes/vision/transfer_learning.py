@@ -7,7 +7,7 @@ Anchor    0.992 with all 29,404 labels, features frozen, keras mnist_transfer_cn
 Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
           https://arxiv.org/abs/1411.1792. There the halves are ImageNet's, frozen layer by layer; here all
           convolutions are frozen at once, and the number of labels varies.
-Answers   How many labels is a pretrained base worth? When does fine-tuning beat frozen features?
+Answers   Up to how many labels does a pretrained base help? What does fine-tuning add to frozen features?
           Do frozen weights and batch-norm statistics stay where they were? (The "moved" figures.)
 
     python -m recipes.vision.transfer_learning
@@ -276,8 +276,10 @@ def show(models, hp):
         curve = [results[f"{strategy}-{labels}"] for labels in counts]
         axes.plot(counts, curve, "o-", color=colour, label=strategy)
         table += f"\n{strategy:12}" + "".join(f"{accuracy:8.4f}" for accuracy in curve)
-    axes.set(xscale="log", xlabel="labels of the new classes", ylabel="validation accuracy")
+    axes.set(xscale="log", yscale="logit", xlabel="labels of the new classes", ylabel="validation accuracy")
     axes.set_xticks(counts, [f"{labels:,}" for labels in counts])
+    ticks = [tick for tick in (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995) if tick > min(results.values())]
+    axes.set_yticks(ticks, map(str, ticks))
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
