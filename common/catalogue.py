@@ -113,9 +113,10 @@ def result_line(results):
     """The docstring's Result, from a results file."""
     figure, seeds = results["figure"], len(results["seeds"])
     over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
+    cores = results["machine"]["cores"]
     return (
         f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
-        f"{results['seconds'] / 60:.1f} minutes a run on {results['machine']['cores']} CPU cores"
+        f"{results['seconds'] / 60:.1f} minutes a run on {cores} CPU core{'s' if cores > 1 else ''}"
     )
 
 

@@ -351,6 +351,8 @@ def run(name, arguments=None):
     """The command line of the recipe module `name` ("recipes.vision.lenet"); exits with status 2 on a mistake."""
     entry = catalogue.entry(name.removeprefix("recipes."))
     recipe = importlib.import_module(name)
+    # Many fits in one run are no mistake, and TensorFlow warns that each is traced anew.
+    tf.get_logger().setLevel("ERROR")
     options = parser(entry, recipe).parse_args(arguments)
     try:
         dispatch(entry, recipe, options)

@@ -1,6 +1,6 @@
 """A bidirectional LSTM over words, trained on imdb_reviews, tells whether a film review praises or pans.
 
-Result    accuracy 0.88496 with one seed, 15.1 minutes a run on 1 CPU cores
+Result    accuracy 0.88496 with one seed, 15.1 minutes a run on 1 CPU core
 Baseline  TF-IDF of words and pairs of words with logistic regression, on the same training reviews
 Anchor    0.9056, fastText with pairs of words: https://github.com/keras-team/keras/blob/2.3.1/examples/imdb_fasttext.py
 Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735, but read in
