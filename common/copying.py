@@ -41,7 +41,8 @@ def main():
     for name, value in evaluate(model, hp).items():
         print(f"{{name:24}} {{value:.6g}}")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, each in (model.items() if isinstance(model, dict) else [("model", model)]):
+    first, *others = model.items() if isinstance(model, dict) else [("model", model)]
+    for name, each in [("model", first[1]), *others]:
         keras.Model(each.inputs, each.outputs, name=each.name).save(options.out / f"{{name}}.keras")
 {extras}    print(f"Files in {{options.out}}")
 

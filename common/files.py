@@ -11,7 +11,7 @@ def replace(path, write):
     write: called with the open binary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     with open(unfinished, "wb") as file:
         write(file)
         file.flush()

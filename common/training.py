@@ -99,19 +99,19 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self.path, self.history, self.seconds, self.restore = path, history, seconds, restore
 
-    def _variables(self):
-        self.model.optimizer.build(self.model.trainable_variables)
-        return [*self.model.variables, *self.model.optimizer.variables]
-
     def load(self):
         """Sets every variable to what the file holds; returns the rest of its state."""
         with np.load(self.path) as saved:
-            for index, variable in enumerate(self._variables()):
+            for index, variable in enumerate(self.variables):
                 variable.assign(saved[str(index)])
             return json.loads(str(saved["state"]))
 
     def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError("a fit can only be resumed if the model has its weights before: begin it with keras.Input")
         self.history.clear()
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.variables = [*self.model.variables, *self.model.optimizer.variables]
         if self.restore and self.path.exists():
             state = self.load()
             self.history.update(state["history"])
@@ -122,7 +122,7 @@ class Resume(keras.callbacks.Callback):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         state = {"epochs": epoch + 1, "history": self.history, "seconds": self.seconds()}
-        arrays = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(self._variables())}
+        arrays = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(self.variables)}
         files.replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
 
     def on_train_end(self, logs=None):

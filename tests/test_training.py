@@ -19,6 +19,7 @@ def fit(path, restore, epochs=4, extra=(), learning_rate=1e-2):
     batches = data.shuffle(tf.data.Dataset.from_tensor_slices(examples).cache()).batch(8)
     model = keras.Sequential(
         [
+            keras.Input((5, 3)),
             keras.layers.GRU(4, dropout=0.2, recurrent_dropout=0.2),
             keras.layers.BatchNormalization(),
             keras.layers.Dropout(0.5),
