@@ -145,7 +145,7 @@ def search(entry, recipe, values, options, directory):
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
     oracle.verbose = 0
     tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
-    if tuner.remaining_trials == 0:
+    if oracle.remaining_trials() == 0:
         print("All its trials are done: nothing is run again.")
     tuner.search()
     if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "chief"):
