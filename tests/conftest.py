@@ -17,7 +17,8 @@ NAMES = [entry.name for entry in catalogue.entries()]
 
 
 def pytest_generate_tests(metafunc):
-    if "name" in metafunc.fixturenames:
+    chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "name"]
+    if "name" in metafunc.fixturenames and not chosen:
         metafunc.parametrize("name", NAMES)
 
 

@@ -178,19 +178,18 @@ def test_the_saved_model_gives_the_same_outputs_in_another_process(recipe, tiny_
     np.testing.assert_allclose(np.load(tiny_run.out / "outputs.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name, inputs in SEQUENCES.items() if "padded" in inputs])
 def test_more_padding_changes_no_output(name, recipe, tiny_run):
-    padded = SEQUENCES[name].get("padded", [])
     inputs = first_batch(recipe, tiny_run.model, settings.build(recipe.configure, recipe.TINY))
     expected = call(tiny_run.model, inputs)
-    for index in padded:
+    for index in SEQUENCES[name]["padded"]:
         longer = list(inputs)
         longer[index] = np.pad(inputs[index], ((0, 0), (0, 5)))
         np.testing.assert_allclose(call(tiny_run.model, longer), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name, inputs in SEQUENCES.items() if "causal" in inputs])
 def test_causal_outputs_do_not_see_ahead(name, recipe, tiny_run):
-    if "causal" not in SEQUENCES[name]:
-        return
     index = SEQUENCES[name]["causal"]
     inputs = first_batch(recipe, tiny_run.model, settings.build(recipe.configure, recipe.TINY))
     expected = call(tiny_run.model, inputs)

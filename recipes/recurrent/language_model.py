@@ -42,14 +42,14 @@ START = "\n"  # what the first character of a text is predicted from
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # characters read of each split
-    hp.Int("epochs", 1, 40, default=9)  # About ten minutes.
+    hp.Int("epochs", 1, 40, default=9)
     hp.Int("streams", 1, 256, default=32)  # places read side by side, a row each; 64 would halve the updates
     hp.Int("steps", 10, 400, default=100)  # characters between two updates: as far back as a gradient reaches
-    hp.Choice("cell", ["gru", "lstm"], default="gru")  # lower after an epoch than the LSTM, in less time
+    hp.Choice("cell", ["gru", "lstm"], default="gru")
     hp.Int("units", 8, 1024, default=512)
     hp.Int("embedding", 8, 512, default=64)  # as wide as one-hot codes of the 65 characters
     hp.Boolean("stateful", default=True)  # False: every window starts from a state of zeros
-    hp.Float("dropout", 0.0, 0.7, default=0.5)  # At 0.4 training ends 0.15 nats below validation.
+    hp.Float("dropout", 0.0, 0.7, default=0.5)
     hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=4e-3)  # the peak, after 5% of the updates
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=1e-2)
     return hp

@@ -46,7 +46,7 @@ TRAINING_REVIEWS = 22_500
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 25_000, default=25_000)  # read from each split; fewer for a quick look
-    hp.Int("epochs", 1, 12, default=4)  # the validation accuracy has stopped rising by then
+    hp.Int("epochs", 1, 12, default=4)
     hp.Choice("batch_size", [32, 64, 128], default=64)
     hp.Int("vocabulary_size", 5_000, 50_000, step=5_000, default=20_000)  # a word seen 9 times has its place
     hp.Int("length", 100, 1_000, step=100, default=400)  # of a longer review the last words
@@ -55,7 +55,7 @@ def configure(hp):
     hp.Choice("cell", ["simple", "lstm", "gru"], default="lstm")
     hp.Boolean("bidirectional", default=True)
     hp.Int("layers", 1, 3, default=1)
-    hp.Choice("units", [32, 64, 96, 128], default=64)  # per direction; 128 take twice the time
+    hp.Choice("units", [32, 64, 96, 128], default=64)  # per direction
     hp.Choice("embedding_size", [32, 64, 96, 128], default=64)
     hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # at the start
     hp.Float("word_dropout", 0.0, 0.7, default=0.4)  # share of the words that a training step doesn't see

@@ -40,7 +40,7 @@ QUESTION_LENGTH, ANSWER_LENGTH = 7, 5  # "999+999", and "1998" with the end toke
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 256, 50_000, default=50_000)  # Read from each split at most.
-    hp.Int("epochs", 1, 60, default=8)  # With the one-cycle schedule; more change nothing.
+    hp.Int("epochs", 1, 60, default=8)
     hp.Int("batch_size", 32, 512, step=32, default=128)
     hp.Int("units", 32, 512, step=32, default=128)  # The anchor's; all that the decoder knows of the question.
     hp.Boolean("reverse", default=True)  # Read the question backwards: its end is nearest to the answer's beginning.

@@ -53,7 +53,7 @@ def configure(hp):
     hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # cifar10's 32 are enlarged for keras.applications
     hp.Int("examples", 64, 54_000, default=54_000)  # read from each split; fewer for a quick look
     hp.Choice("labels", LABELS, default=5000)  # of the new classes, at most; all smaller counts are tried too
-    hp.Int("base_epochs", 1, 40, default=5)  # 0.998 of the old digits by then
+    hp.Int("base_epochs", 1, 40, default=5)
     hp.Int("steps", 1, 5000, default=750)  # for the new head and again for fine-tuning; from scratch gets both
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)  # fewer labels than that make one smaller batch
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # of whatever starts from random weights
@@ -109,7 +109,7 @@ def build_base(hp, weights=None):
 
     images = keras.Input((28, 28, 1), dtype="uint8", name="images")
     hidden = layers.Rescaling(1 / 255)(images)
-    # Pooling comes before batch norm, which has a quarter of the work then: half as fast again as the usual order.
+    # Pooling comes before batch norm, which has a quarter of the work then.
     for filters, kernel_size, pool in ((16, 5, True), (32, 5, True), (64, 3, False), (64, 3, True)):
         hidden = layers.Conv2D(filters, kernel_size, padding="same", use_bias=False)(hidden)
         if pool:
