@@ -21,6 +21,11 @@ import tensorflow_datasets as tfds
 from common import catalogue, errors, files, plots, search, settings, training
 
 
+def clocks():
+    """Seconds on the wall, and of all processor cores together, which on a shared machine are the ones to compare."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+
+
 class Run:
     """One training from one seed: hands out the callbacks of its fits and keeps their histories.
 
@@ -35,11 +40,12 @@ class Run:
         self.backup = out / "backup" / f"seed-{seed}"
         self.stages = histories.setdefault(seed, {})
         self.latest = None
-        self.start = time.perf_counter() - (training.seconds_so_far(self.backup) if resume else 0.0)
+        before = training.elapsed_so_far(self.backup) if resume else {}
+        self.start = {name: now - before.get(name, 0.0) for name, now in clocks().items()}
 
-    def seconds(self):
-        """How long the run has lasted, the time before an interruption included."""
-        return time.perf_counter() - self.start
+    def elapsed(self):
+        """What the run has taken, {"seconds", "cpu_seconds"}, the time before an interruption included."""
+        return {name: now - self.start[name] for name, now in clocks().items()}
 
     def write_history(self, epoch, logs):
         write_history(self.out / "history.csv", self.histories)
@@ -47,7 +53,7 @@ class Run:
     def callbacks(self, stage, examples):
         """The callbacks of one fit: those of `training.callbacks`, and the files that the run leaves."""
         history = self.stages.setdefault(stage, {})
-        self.latest = training.Resume(self.backup / f"{stage}.npz", history, self.seconds, self.resume)
+        self.latest = training.Resume(self.backup / f"{stage}.npz", history, self.elapsed, self.resume)
         epoch, throughput, *others = training.callbacks(stage, examples)
         table = keras.callbacks.LambdaCallback(on_epoch_end=self.write_history)
         board = keras.callbacks.TensorBoard(self.out / "logs" / f"seed-{self.seed}" / stage, write_graph=False)
@@ -175,7 +181,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
     promise = recipe.PROMISE
     identity = {"recipe": entry.name, "hyperparameters": dict(hp.values), "seeds": seeds}
     claim(out, entry, identity, resume, own)
-    histories, measured, seconds = {}, [], []
+    histories, measured, elapsed = {}, [], []
     for seed in seeds:
         run = Run(out, seed, histories, resume)
         keras.backend.clear_session()
@@ -186,10 +192,11 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         except training.Diverged as error:
             raise errors.RecipeError(f"{error}; {run.rescue()}") from None
         measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
-        seconds.append(run.seconds())
+        elapsed.append(run.elapsed())
         name = promise["figure"]["metric"]
         print(
-            f"Seed {seed}: {name.replace('_', ' ')} {catalogue.number(measured[-1][name])}, {seconds[-1]:.0f} seconds"
+            f"Seed {seed}: {name.replace('_', ' ')} {catalogue.number(measured[-1][name])}, "
+            f"{elapsed[-1]['seconds']:.0f} seconds, {elapsed[-1]['cpu_seconds']:.0f} of CPU"
         )
         if seed == seeds[0]:
             keep(out, recipe, model, hp, run.stages)
@@ -210,7 +217,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         },
         "anchor": promise["anchor"],
         "seeds": seeds,
-        "seconds": statistics.fmean(seconds),
+        **{name: statistics.fmean(run[name] for run in elapsed) for name in elapsed[0]},
         "score": {
             "name": promise["monitor"]["metric"],
             "values": [search.score(stages, promise["monitor"]) for stages in histories.values()],
@@ -299,7 +306,7 @@ def compare_variants(entry, recipe, seed, out, resume):
             entry, recipe, values, [seed], directory, resume and (directory / "backup").exists(), own=True
         )
         report(variant, directory)
-        chosen = ("metrics", "seconds", "examples_per_second", "seeds")
+        chosen = ("metrics", "seconds", "cpu_seconds", "examples_per_second", "seeds")
         results["variants"][name] = {"values": values, **{key: variant[key] for key in chosen}}
         files.write_json(out / "results.json", results)
 

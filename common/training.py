@@ -91,13 +91,14 @@ class Resume(keras.callbacks.Callback):
 
     path: the `.npz` file.
     history: dictionary, filled with one list per metric, those of epochs before the interruption included.
-    seconds: function that tells how long the run has lasted; kept, so that a resumed run can go on counting.
+    elapsed: function that tells what the run has taken, {"seconds", "cpu_seconds"}; kept, so that a resumed run can
+        go on counting.
     restore: whether to take up what the file holds.
     """
 
-    def __init__(self, path, history, seconds, restore):
+    def __init__(self, path, history, elapsed, restore):
         super().__init__()
-        self.path, self.history, self.seconds, self.restore = path, history, seconds, restore
+        self.path, self.history, self.elapsed, self.restore = path, history, elapsed, restore
 
     def load(self):
         """Sets every variable to what the file holds; returns the rest of its state."""
@@ -121,7 +122,7 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        state = {"epochs": epoch + 1, "history": self.history, "seconds": self.seconds()}
+        state = {"epochs": epoch + 1, "history": self.history, "elapsed": self.elapsed()}
         arrays = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(self.variables)}
         files.replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
 
@@ -130,10 +131,10 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = None
 
 
-def seconds_so_far(directory):
-    """How long the run that left its backups in `directory` had lasted; 0 without backups."""
-    seconds = [0.0]
+def elapsed_so_far(directory):
+    """What the run that left its backups in `directory` had taken, {"seconds", "cpu_seconds"}; zeros without any."""
+    elapsed = [{"seconds": 0.0, "cpu_seconds": 0.0}]
     for path in directory.glob("*.npz"):
         with np.load(path) as saved:
-            seconds.append(json.loads(str(saved["state"]))["seconds"])
-    return max(seconds)
+            elapsed.append(json.loads(str(saved["state"]))["elapsed"])
+    return max(elapsed, key=lambda each: each["seconds"])

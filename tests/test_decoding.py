@@ -68,7 +68,7 @@ def test_greedy_takes_the_likeliest_token_at_every_step():
 
 
 def test_a_row_s_texts_do_not_depend_on_the_batch():
-    table, step, states = toy(batch=4)
+    _, step, states = toy(batch=4)
     together, _ = decoding.beam_search(step, tf.ones(4, tf.int32), states, LENGTH, 3, END)
     for row in range(4):
         alone, _ = decoding.beam_search(

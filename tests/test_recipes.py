@@ -100,6 +100,7 @@ def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run):
         "anchor",
         "seeds",
         "seconds",
+        "cpu_seconds",
         "hyperparameters",
         "data",
         "machine",

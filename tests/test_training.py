@@ -31,7 +31,7 @@ def fit(path, restore, epochs=4, extra=(), learning_rate=1e-2):
         keras.optimizers.AdamW(learning_rate, use_ema=True), loss, metrics=["accuracy"], steps_per_execution=2
     )
     history = {}
-    resume = training.Resume(path, history, lambda: 12.5, restore)
+    resume = training.Resume(path, history, lambda: {"seconds": 12.5, "cpu_seconds": 20.0}, restore)
     first, throughput, stop, progress = training.callbacks("fit", 40)
     callbacks = [first, throughput, resume, stop, progress, *extra]
     model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0, shuffle=False)
@@ -51,7 +51,7 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, epoch):
         name: values for name, values in resumed_history.items() if name != times
     }
     assert len(resumed_history[times]) == 4
-    assert training.seconds_so_far(tmp_path) == 12.5
+    assert training.elapsed_so_far(tmp_path) == {"seconds": 12.5, "cpu_seconds": 20.0}
 
 
 def test_a_finished_fit_is_restored_without_training(tmp_path):
