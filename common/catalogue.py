@@ -114,16 +114,11 @@ def result_line(results):
     figure, seeds = results["figure"], len(results["seeds"])
     over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
     cores = results["machine"]["cores"]
+    cpu = f" ({results['cpu_seconds'] / 60:.1f} of CPU)" if "cpu_seconds" in results else ""
     return (
         f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
-        f"{minutes(results)} minutes a run on {cores} CPU core{'s' if cores > 1 else ''}"
+        f"{results['seconds'] / 60:.1f} minutes a run{cpu} on {cores} core{'s' if cores > 1 else ''}"
     )
-
-
-def minutes(results):
-    """How long a run took, and in parentheses the processor's own minutes where they were recorded: "1.9 (3.2)"."""
-    cpu = f" ({results['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in results else ""
-    return f"{results['seconds'] / 60:.1f}{cpu}"
 
 
 def write_result(entry):
@@ -152,7 +147,8 @@ def table():
             count = len(results["seeds"])
             measured = f"**{spread(results['figure'])}** ({count} seed{'s' if count > 1 else ''})"
             baseline = f"{number(results['baseline']['value'])} ({results['baseline']['name']})"
-            duration = minutes(results)
+            cpu = f" ({results['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in results else ""
+            duration = f"{results['seconds'] / 60:.1f}{cpu}"
         rows.append(
             f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {published}) | {duration} |"
         )

@@ -1,6 +1,6 @@
 """A GRU encoder-decoder with attention translates German captions of photographs into English.
 
-Result    bleu greedy 39.143 with one seed, 64.5 minutes a run on 1 CPU core
+Result    bleu greedy 39.143 with one seed, 64.5 minutes a run on 1 core
 Baseline  the English side of the training sentence whose German side is nearest by TF-IDF
 Anchor    28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs (bentrevett, pytorch-seq2seq);
           on lower-cased spaCy tokens there, by sacrebleu on lower-cased detokenized text here (13a)

@@ -1,6 +1,6 @@
 """A network that learned the digits 0 to 4 of mnist is reused for 5 to 9, with 10 to 5,000 labels.
 
-Result    accuracy 0.9943 ± 0.0005 over 3 seeds, 14.5 minutes a run on 1 CPU core
+Result    accuracy 0.9943 ± 0.0005 over 3 seeds, 14.5 minutes a run on 1 core
 Baseline  always the commonest of the five new digits
 Anchor    0.992 with all 29,404 labels, features frozen, keras mnist_transfer_cnn.py:
           https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_transfer_cnn.py
