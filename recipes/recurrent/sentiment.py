@@ -33,7 +33,7 @@ PROMISE = {
     "anchor": {"value": 0.9056, "source": "keras imdb_fasttext.py, words and pairs"},
     "data": ["imdb_reviews"],
 }
-TINY = {"examples": 64, "epochs": 2, "length": 100}
+TINY = {"examples": 64, "epochs": 2, "length": 100, "pair_buckets": 65536}
 VARIANTS = {
     "recurrent layers alone": {"pairs": False},
     "mask off": {"mask": False},
