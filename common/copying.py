@@ -15,7 +15,7 @@ import tokenize
 from common import catalogue, errors
 
 COOKBOOK_ONLY = ("PROMISE", "VARIANTS")  # What the runner reads; the copy has none.
-DISTRIBUTIONS = {  # The import names that differ from their line in requirements.txt.
+DISTRIBUTIONS = {  # The import names that differ from their line in requirements.txt by more than _ for -.
     "sklearn": ["scikit-learn"],
     "keras_tuner": ["keras-tuner", "tensorboard"],
     "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],
@@ -219,7 +219,7 @@ def requirements(code):
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     wanted = [name for root in roots for name in DISTRIBUTIONS.get(root, [root])]
-    return [line for name, line in known.items() if name in wanted]
+    return [line for name, line in known.items() if name in wanted or name.replace("-", "_") in wanted]
 
 
 def docstring(entry, needed, file):

@@ -11,7 +11,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from common import catalogue, runner, settings
+from common import catalogue, copying, runner, settings
 from conftest import KillAt, Killed
 
 # For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
@@ -23,6 +23,7 @@ SEQUENCES = {
     "recurrent.sentiment": {"padded": [0]},
     "seq2seq.addition": {"padded": [0], "causal": 1},
     "seq2seq.chatbot": {"padded": [0], "causal": 1},
+    "seq2seq.question_answering": {"padded": [1]},
     "seq2seq.summarization": {"padded": [0], "causal": 1},
     "seq2seq.translation": {"padded": [0], "causal": 1},
     "vision.lenet": {},
@@ -216,6 +217,13 @@ def test_the_copy_runs_in_an_empty_folder_and_gives_the_recipe_s_figures(name, t
     for metric, value in tiny_run.results["metrics"].items():
         assert f"{metric:24} {value:.6g}" in output
     assert (tmp_path / "copied" / "model.keras").exists()
+
+
+def test_every_import_has_its_line_in_the_requirements(entry):
+    imports = [node for node in entry.tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    for node in imports:
+        root = (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        assert root in sys.stdlib_module_names or root == "common" or copying.requirements(ast.unparse(node)), root
 
 
 def test_a_frozen_base_does_not_move_and_a_fine_tuned_one_does(tiny_runs):
