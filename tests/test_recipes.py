@@ -21,6 +21,7 @@ SEQUENCES = {
     "recurrent.forecasting": {},
     "recurrent.language_model": {"causal": 0},
     "recurrent.sentiment": {"padded": [0]},
+    "recurrent.tagging": {},
     "seq2seq.addition": {"padded": [0], "causal": 1},
     "seq2seq.chatbot": {"padded": [0], "causal": 1},
     "seq2seq.question_answering": {"padded": [1]},
