@@ -22,6 +22,7 @@ SEQUENCES = {
     "recurrent.language_model": {"causal": 0},
     "recurrent.sentiment": {"padded": [0]},
     "recurrent.tagging": {},
+    "recurrent.tree": {},
     "seq2seq.addition": {"padded": [0], "causal": 1},
     "seq2seq.chatbot": {"padded": [0], "causal": 1},
     "seq2seq.question_answering": {"padded": [1]},
