@@ -17,12 +17,14 @@ from conftest import KillAt, Killed
 # For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
 # A recipe without sequences has an empty entry: the test below asserts that every recipe was thought of.
 SEQUENCES = {
+    "recurrent.anomaly_detection": {},
     "recurrent.captioning": {"causal": 1},
     "recurrent.forecasting": {},
     "recurrent.language_model": {"causal": 0},
     "recurrent.sentiment": {"padded": [0]},
     "recurrent.tagging": {},
     "recurrent.tree": {},
+    "recurrent.vanishing_gradients": {},
     "seq2seq.addition": {"padded": [0], "causal": 1},
     "seq2seq.chatbot": {"padded": [0], "causal": 1},
     "seq2seq.question_answering": {"padded": [1]},

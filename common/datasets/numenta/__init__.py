@@ -1,0 +1,5 @@
+"""numenta: three labelled series of the Numenta anomaly benchmark."""
+
+from .numenta_dataset_builder import Builder
+
+__all__ = ["Builder"]
