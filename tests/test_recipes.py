@@ -21,6 +21,7 @@ SEQUENCES = {
     "recurrent.captioning": {"causal": 1},
     "recurrent.forecasting": {},
     "recurrent.language_model": {"causal": 0},
+    "recurrent.pretrained_language_model": {"padded": [0]},
     "recurrent.sentiment": {"padded": [0]},
     "recurrent.tagging": {},
     "recurrent.tree": {},
