@@ -1,6 +1,6 @@
 """A GRU that looks around in a picture of handwritten digits tells in words what stands where.
 
-Result    not measured yet
+Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 of CPU) on 1 core
 Baseline  the caption of the nearest training picture
 Anchor    0.95 exact match: the recipe's own aim, since nothing is published for made data
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
