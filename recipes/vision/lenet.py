@@ -1,6 +1,6 @@
 """LeNet-5, the convolutional network of 1998, reads the handwritten digits of mnist.
 
-Result    accuracy 0.9943 ± 0.0005 over 3 seeds, 6.2 minutes a run on 1 core
+Result    accuracy 0.9946 ± 0.0002 over 3 seeds, 1.9 minutes a run (2.4 of CPU) on 2 cores
 Baseline  the nearest mean digit (a linear classifier), and always the commonest digit
 Anchor    0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,
@@ -39,7 +39,7 @@ SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 55_000, default=55_000)  # read from each split; fewer for a quick look
-    hp.Int("epochs", 1, 60, default=20)
+    hp.Int("epochs", 1, 60, default=12)  # the anchor's
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("activation", ["relu", "tanh"], default="relu")  # the paper's is a scaled tanh
     hp.Choice("pooling", ["max", "average"], default="max")  # the paper averages
