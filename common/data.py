@@ -1,4 +1,4 @@
-"""Examples in: TFDS with errors of one line, and a shuffle that a resumed run repeats."""
+"""Examples in: TFDS with errors of one line, a shuffle that a resumed run repeats, and batches of like length."""
 
 import functools
 import pathlib
@@ -107,3 +107,22 @@ def shuffle(dataset):
 
     once = tf.data.Dataset.range(1).flat_map(one_pass)
     return once.apply(tf.data.experimental.assert_cardinality(size))
+
+
+def bucket(examples, lengths, edges, batch_size, shuffled=False):
+    """Batches examples of like length together, so that little is computed on padding, which is zeros on the right.
+
+    lengths: (N,) int, of the examples in their order.
+    edges: the length at which each bucket but the first begins; a batch is as long as its longest example.
+    shuffled: shuffles the examples first, see `shuffle`.
+    """
+    examples = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(tf.cast(lengths, tf.int32)), examples)
+    if shuffled:
+        examples = shuffle(examples)
+    edges = list(edges)
+    batch_sizes = [batch_size] * (len(edges) + 1)
+    batches = examples.bucket_by_sequence_length(lambda length, example: length, edges, batch_sizes)
+    # Every bucket ends in a batch that may be short.
+    number = sum(-(-count // batch_size) for count in np.bincount(np.searchsorted(edges, lengths, side="right")))
+    batches = batches.map(lambda lengths, batch: batch)
+    return batches.apply(tf.data.experimental.assert_cardinality(number))

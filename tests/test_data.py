@@ -50,6 +50,21 @@ def test_shuffle_wants_to_know_the_number_of_examples():
         data.shuffle(tf.data.Dataset.range(10).filter(lambda x: x > 2))
 
 
+@pytest.mark.parametrize("edges", [[], [4, 9]])
+def test_bucket_batches_every_example_once_with_its_like(edges):
+    keras.utils.set_random_seed(0)
+    lengths = np.random.default_rng(0).integers(1, 12, 50)
+    rows = tf.ragged.constant([[number + 1] * length for number, length in enumerate(lengths)])
+    examples = tf.data.Dataset.from_tensor_slices((rows, lengths)).map(lambda row, length: (tf.identity(row), length))
+    batches = data.bucket(examples, lengths, edges, batch_size=4, shuffled=True)
+    found = list(batches.as_numpy_iterator())
+    assert len(found) == batches.cardinality()
+    assert sorted(row[0] for rows, _ in found for row in rows) == list(range(1, 51))
+    for rows, real in found:
+        assert rows.shape[1] == real.max() and len(set(np.digitize(real, edges))) == 1
+        np.testing.assert_array_equal((rows > 0).sum(axis=1), real)
+
+
 def test_a_data_set_out_of_reach_is_told_at_once(tmp_path, monkeypatch):
     def unreachable(url):
         raise OSError("no network")

@@ -108,17 +108,10 @@ def load_data(hp, split):
     texts, labels = read(hp, split)
     tokens = encode(texts, vocabulary(hp))[:, -hp["length"] :]
     dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).map(lambda tokens, label: (tokens, label))
-    if split == "train":
-        dataset = data.shuffle(dataset)
     lengths = tokens.row_lengths().numpy()
-    # Eight buckets of as many reviews each. A batch is filled from one bucket, and is as long as its longest review.
-    inner = np.unique(np.quantile(lengths, np.arange(1, 8) / 8).astype(int)) if hp["bucketing"] else []
-    sizes, _ = np.histogram(lengths, [0, *inner, np.inf])
-    dataset = dataset.bucket_by_sequence_length(
-        lambda tokens, label: tf.shape(tokens)[0], list(inner), [hp["batch_size"]] * len(sizes)
-    )
-    batches = int(np.ceil(sizes / hp["batch_size"]).sum())
-    return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(2)
+    # Eight buckets of as many reviews each.
+    edges = np.unique(np.quantile(lengths, np.arange(1, 8) / 8).astype(int)) if hp["bucketing"] else []
+    return data.bucket(dataset, lengths, edges, hp["batch_size"], split == "train").prefetch(2)
 
 
 def bag_of_pairs(hp, tokens, mask):

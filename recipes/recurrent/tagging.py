@@ -128,8 +128,6 @@ def load_data(hp, split):
     rows, numbers, spellings = encode(sentences, *vocabularies(hp), hp["word_length"])
     examples = tf.data.Dataset.from_tensor_slices((rows, tf.ragged.constant(tags, dtype=tf.int32)))
     examples = examples.map(lambda row, tag: (tf.identity(row), tf.identity(tag))).cache()
-    if split == "train":
-        examples = data.shuffle(examples)
 
     def distinct_words(rows, tags):
         # The zero in front keeps row 0 for padding.
@@ -137,11 +135,8 @@ def load_data(hp, split):
         inputs = tf.reshape(places[1:], tf.shape(rows)), tf.gather(numbers, distinct), tf.gather(spellings, distinct)
         return inputs, tags, tf.cast(rows != 0, tf.float32)
 
-    batch_sizes = [hp["batch_size"]] * (len(BUCKETS) + 1)
-    batches = examples.bucket_by_sequence_length(lambda row, tag: tf.size(row), BUCKETS, batch_sizes)
-    in_bucket = np.bincount(np.searchsorted(BUCKETS, rows.row_lengths(), side="right"))
-    count = sum(-(-size // hp["batch_size"]) for size in in_bucket)
-    return batches.map(distinct_words).apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
+    batches = data.bucket(examples, rows.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
+    return batches.map(distinct_words).prefetch(2)
 
 
 def build_model(hp):

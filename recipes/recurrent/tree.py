@@ -151,14 +151,7 @@ def load_sequences(hp, split):
     tokens = encode(labelled, vocabulary(hp))
     sequences = tf.data.Dataset.from_tensor_slices((tokens, list(labelled.values())))
     sequences = sequences.map(lambda tokens, label: (tf.identity(tokens), label))
-    if split == "train":
-        sequences = data.shuffle(sequences)
-    batch_size = 8 * hp["batch_size"]
-    batches = sequences.bucket_by_sequence_length(
-        lambda tokens, label: tf.size(tokens), BUCKETS, [batch_size] * (len(BUCKETS) + 1)
-    )
-    sizes, _ = np.histogram(tokens.row_lengths(), [0, *BUCKETS, np.inf])
-    return batches.apply(tf.data.experimental.assert_cardinality(int(np.ceil(sizes / batch_size).sum()))).prefetch(2)
+    return data.bucket(sequences, tokens.row_lengths(), BUCKETS, 8 * hp["batch_size"], split == "train").prefetch(2)
 
 
 def embed(hp, words):

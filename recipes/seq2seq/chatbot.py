@@ -126,21 +126,14 @@ def load_data(hp, split):
     histories = tokens_of_histories(tokenizer, histories, hp["length"])
     examples = tf.data.Dataset.from_tensor_slices((histories, tokens_of_replies(tokenizer, replies)))
     examples = examples.map(lambda source, target: (tf.identity(source), tf.identity(target))).cache()
-    if split == "train":
-        examples = data.shuffle(examples)
 
     def shift(source, target):
         inputs = tf.concat([tf.fill((tf.shape(target)[0], 1), START), target[:, :-1]], axis=1)
         real = target != 0
         return (source, tf.where(real, inputs, 0)), target, tf.cast(real, tf.float32)
 
-    batch_size = hp["batch_size"]
-    batches = examples.bucket_by_sequence_length(
-        lambda source, target: tf.size(source), BUCKETS, [batch_size] * (len(BUCKETS) + 1)
-    )
-    in_bucket = np.bincount(np.searchsorted(BUCKETS, histories.row_lengths(), side="right"))
-    number = sum(-(-count // batch_size) for count in in_bucket)
-    return batches.map(shift).apply(tf.data.experimental.assert_cardinality(number)).prefetch(tf.data.AUTOTUNE)
+    batches = data.bucket(examples, histories.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
+    return batches.map(shift).prefetch(tf.data.AUTOTUNE)
 
 
 def encode(layer, history):

@@ -98,21 +98,14 @@ def load_data(hp, split):
     subjects = tf.concat([tokens_of(tokenizer, subjects, LONGEST - 1), tf.fill((len(subjects), 1), END)], axis=1)
     examples = tf.data.Dataset.from_tensor_slices((mails, subjects))
     examples = examples.map(lambda source, target: (tf.identity(source), tf.identity(target))).cache()
-    if split == "train":
-        examples = data.shuffle(examples)
 
     def shift(source, target):
         inputs = tf.concat([tf.fill((tf.shape(target)[0], 1), START), target[:, :-1]], axis=1)
         real = target != 0
         return (source, tf.where(real, inputs, 0), target), target, tf.cast(real, tf.float32)
 
-    batch_size = hp["batch_size"]
-    batches = examples.bucket_by_sequence_length(
-        lambda source, target: tf.size(source), BUCKETS, [batch_size] * (len(BUCKETS) + 1)
-    )
-    in_bucket = np.bincount(np.searchsorted(BUCKETS, mails.row_lengths(), side="right"))
-    number = sum(-(-count // batch_size) for count in in_bucket)
-    return batches.map(shift).apply(tf.data.experimental.assert_cardinality(number)).prefetch(tf.data.AUTOTUNE)
+    batches = data.bucket(examples, mails.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
+    return batches.map(shift).prefetch(tf.data.AUTOTUNE)
 
 
 def encode(layer, source):
