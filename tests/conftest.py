@@ -22,6 +22,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("name", NAMES)
 
 
+def pytest_collection_modifyitems(items):
+    """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once."""
+    for item in items:
+        if hasattr(item, "callspec") and "name" in item.callspec.params:
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["name"]))
+
+
 @pytest.fixture
 def entry(name):
     return catalogue.entry(name)

@@ -96,8 +96,8 @@ def test_another_space_or_seed_is_refused(tmp_path):
             run(Formula(), tmp_path, trials=1, **changed)
 
 
-def test_a_trial_run_alone_gives_its_score_bit_for_bit(tmp_path, tiny_runs):
-    name = "seq2seq.addition"
+@pytest.mark.parametrize("name", ["seq2seq.addition"])
+def test_a_trial_run_alone_gives_its_score_bit_for_bit(name, tmp_path, tiny_run):
     entry, recipe = catalogue.entry(name), importlib.import_module(f"recipes.{name}")
     options = types.SimpleNamespace(search=2, tuner="random", seed=0)
     search.search(entry, recipe, recipe.TINY, options, tmp_path / "search")
@@ -105,7 +105,7 @@ def test_a_trial_run_alone_gives_its_score_bit_for_bit(tmp_path, tiny_runs):
     oracle = search.make_oracle("random", space, recipe.PROMISE, 2, 0)
     tuner = search.Search(recipe, 0, oracle=oracle, directory=tmp_path / "search", project_name="keras_tuner")
     defaults, drawn = (tuner.oracle.trials[str(trial)] for trial in range(2))
-    assert [defaults.score] == tiny_runs(name).results["score"]["values"]
+    assert [defaults.score] == tiny_run.results["score"]["values"]
     values = search.trial_values(recipe, drawn)
     alone = runner.execute(entry, recipe, values, [0], tmp_path / "alone")
     assert alone["score"]["values"] == [drawn.score]
