@@ -1,6 +1,7 @@
 """`python -m recipes`: lists the recipes, copies one out, verifies its figure, writes the tables."""
 
 import argparse
+import os
 import sys
 
 from common import catalogue, copying, errors
@@ -52,6 +53,9 @@ def main(arguments=None):
             write_tables()
         else:
             list_recipes()
+            sys.stdout.flush()
+    except BrokenPipeError:  # `python -m recipes | head` wants no more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except errors.RecipeError as error:
         print(f"python -m recipes: {error}", file=sys.stderr)
         return 2
