@@ -47,7 +47,7 @@ def configure(hp):
     hp.Int("streams", 1, 256, default=32)  # places read side by side, a row each; 64 would halve the updates
     hp.Int("steps", 10, 400, default=100)  # characters between two updates: as far back as a gradient reaches
     hp.Choice("cell", ["gru", "lstm"], default="gru")
-    hp.Int("units", 8, 1024, default=512)
+    hp.Int("units", 8, 1024, default=640)
     hp.Int("embedding", 8, 512, default=64)  # as wide as one-hot codes of the 65 characters
     hp.Boolean("stateful", default=True)  # False: every window starts from a state of zeros
     hp.Float("dropout", 0.0, 0.7, default=0.4)  # 0.5 for one epoch more is no better on validation
