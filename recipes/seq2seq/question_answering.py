@@ -1,6 +1,6 @@
 """A memory network looks at the sentences of a story, hop by hop, and answers a question on it: bAbI tasks 1 to 5.
 
-Result    not measured yet
+Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 of CPU) on 1 core
 Baseline  the commonest answer of each task; beside it, the last word of the story that can be an answer
 Anchor    0.8778, the mean of 100, 88.6, 78.1, 86.6 and 85.6%: memory networks trained on 1,000 questions of each of all
           20 tasks (table 1 of the paper, joint training with noise)
