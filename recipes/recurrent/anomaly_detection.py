@@ -1,6 +1,6 @@
 """An LSTM autoencoder learns ordinary stretches of three Numenta series; one that it cannot redraw raises the alarm.
 
-Result    not measured yet
+Result    average precision 0.4084 ± 0.0041 over 3 seeds, 2.0 minutes a run (1.4 of CPU) on 1 core
 Baseline  rolling z-score: how far a reading is from the mean of those before, in their standard deviations
 Anchor    F1 0.331, mean over the seven series of realKnownCause, a bidirectional LSTM with attention that forecasts
           (Mishra, Kshirsagar, Dwivedula, Hota: Attention-Based Bi-LSTM for Anomaly Detection on Time-Series Data,
