@@ -1,6 +1,6 @@
 """A plain recurrent network, an LSTM and a GRU learn to add two marked numbers out of 50, 200 and 600.
 
-Result    not measured yet
+Result    mse 0.0010 ± 0.0002 over 3 seeds, 5.4 minutes a run (4.0 of CPU) on 1 core
 Baseline  the answer 1 to every sequence; its mean squared error is 1/6 but for chance
 Anchor    0.01, the training error below which the task counted as learned where it was set (section 5.4 of the paper);
           there the sums were divided by four, and the first mark was always among the first ten
@@ -33,7 +33,6 @@ PROMISE = {
     "baseline": {"name": "always 1", "metric": "one_mse"},
     "anchor": {"value": 0.01, "source": "training could stop there, Hochreiter and Schmidhuber 1997"},
     "data": ["adding"],
-    "tolerance": 0.005,  # For `verify`, since one seed tells no spread.
 }
 TINY = {"examples": 64, "epochs": 2, "length": 50, "units": 8, "exploding_updates": 4, "grid": False, "xla": False}
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
