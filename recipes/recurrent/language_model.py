@@ -1,6 +1,6 @@
 """A recurrent network reads tiny_shakespeare character by character and learns to write on.
 
-Result    test nats 1.501 ± 0.006 over 3 seeds, 16.8 minutes a run (13.3 of CPU) on 1 core
+Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 of CPU) on 1 core
 Baseline  an interpolated 5-gram, counted on the same text and scored the same way
 Anchor    1.4697 nats per character on validation and test together: nanoGPT's GPU setting for
           shakespeare_char, scored on random crops (https://github.com/karpathy/nanoGPT)
