@@ -1,6 +1,7 @@
 """What holds for every recipe. They are found by walking the folder; none can be left out in silence."""
 
 import ast
+import importlib
 import json
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common import catalogue, copying, runner, settings
 from conftest import KillAt, Killed
@@ -239,3 +241,21 @@ def test_a_frozen_base_does_not_move_and_a_fine_tuned_one_does(tiny_run):
     still = ("frozen-weights-moved", "frozen-statistics-moved", "fine-tuned-statistics-moved")
     assert [metrics[name] for name in still] == [0, 0, 0]
     assert metrics["fine-tuned-weights-moved"] > 0
+
+
+def test_other_names_are_traded_one_for_one():
+    recipe = importlib.import_module("recipes.seq2seq.question_answering")
+    words = sorted({"went", "to", "the", "where", "is", *(name for names in recipe.EXCHANGEABLE for name in names)})
+    stories = tf.RaggedTensor.from_row_lengths(
+        recipe.encode(["Mary took the milk.", "Mary went to the kitchen."], words), [2]
+    )
+    question, answer = recipe.encode(["Where is the milk?"], words), recipe.encode(["kitchen"], words)[:, 0]
+    stories, questions, answers = recipe.rename(stories, question, answer, words, times=30)
+    texts = [np.concatenate([np.ravel(story), *rest]) for *rest, story in zip(questions, answers[:, None], stories)]
+    rows = [{words.index(name) + 2 for name in names} for names in recipe.EXCHANGEABLE]
+    assert len({tuple(text) for text in texts}) > 20
+    for text in texts:
+        new, old = dict(zip(texts[0], text)), dict(zip(text, texts[0]))
+        assert all(old[new[token]] == token for token in new)
+        for token, other in new.items():
+            assert token == other or any({token, other} <= row for row in rows)
