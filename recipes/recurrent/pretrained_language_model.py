@@ -190,7 +190,7 @@ def build_model(hp):
 class DiscriminativeAdam(keras.optimizers.Adam):
     """Adam with a rate of its own for every variable (Howard and Ruder 2018, section 3.3).
 
-    factors: what a variable's rate is multiplied with, by the variable's path.
+    factors: what a variable's rate is multiplied with, by its `value.ref()`, since Keras hands over the bare values.
     """
 
     def __init__(self, learning_rate, factors):
@@ -198,7 +198,7 @@ class DiscriminativeAdam(keras.optimizers.Adam):
         self.factors = factors
 
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, learning_rate * self.factors[variable.path])
+        super().update_step(gradient, variable, learning_rate * self.factors[variable.ref()])
 
 
 def compile_model(model, learning_rate, steps, rate_decay=1.0):
@@ -211,8 +211,10 @@ def compile_model(model, learning_rate, steps, rate_decay=1.0):
         0.0, decay_steps=max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
     depths = {"praise": 0, "recurrent": 1, "embedding": 2}
-    paths = [variable.path for variable in model.trainable_variables]
-    factors = {path: rate_decay ** -depths.get(path.split("/")[0], 0) for path in paths}
+    factors = {
+        variable.value.ref(): rate_decay ** -depths.get(variable.path.split("/")[0], 0)
+        for variable in model.trainable_variables
+    }
     model.compile(DiscriminativeAdam(schedule, factors), "binary_crossentropy", metrics=["accuracy"])
 
 
