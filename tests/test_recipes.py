@@ -162,7 +162,9 @@ def test_a_killed_run_resumes_to_the_same_weights_and_results(name, entry, recip
 
 
 LOAD_ELSEWHERE = """
-import sys, keras, numpy as np
+import pathlib, sys, keras, numpy as np
+for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
+    keras.models.load_model(path, safe_mode=True)
 model = keras.models.load_model(sys.argv[1] + "/model.keras", safe_mode=True)
 with np.load(sys.argv[1] + "/inputs.npz") as saved:
     inputs = [saved[name] for name in saved.files]
