@@ -1,6 +1,6 @@
 """An LSTM that has learned to predict the next word of film reviews needs fewer labels to tell praise from panning.
 
-Result    not measured yet
+Result    accuracy 0.875 with one seed, 21.4 minutes a run (14.9 of CPU) on 1 core
 Baseline  TF-IDF of words and pairs of words with logistic regression, on the same labelled reviews
 Anchor    0.9276 with 25,000 labels, SA-LSTM of Dai and Le: 1,024 units, pretrained on three times the text, to repeat it
 Paper     Dai, Le: Semi-supervised Sequence Learning, 2015, https://arxiv.org/abs/1511.01432; Howard, Ruder: Universal
