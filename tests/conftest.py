@@ -1,8 +1,10 @@
 """What several test files share: every recipe found in the folder, and one tiny run of each."""
 
 import importlib
+import json
 import os
 import pathlib
+import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -103,3 +105,63 @@ def tiny_runs(tmp_path_factory):
 @pytest.fixture
 def tiny_run(name, tiny_runs):
     return tiny_runs(name)
+
+
+RUN_SCRIPTS = """
+import contextlib, io, json, os, runpy, sys, traceback
+
+for line in sys.stdin:
+    folder, *sys.argv = json.loads(line)
+    os.chdir(folder)
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    output, failure = io.StringIO(), None
+    with contextlib.redirect_stdout(output):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except BaseException:
+            failure = traceback.format_exc()
+    del sys.path[0]
+    print(json.dumps([output.getvalue(), failure]), flush=True)
+"""
+
+
+class OtherProcess:
+    """A Python process that knows nothing of the cookbook and runs one script after another.
+
+    One for many scripts, since importing TensorFlow takes longer than most of them.
+    """
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", RUN_SCRIPTS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, script, *arguments, folder):
+        """Runs `python SCRIPT ARGUMENTS` in a folder; returns what it printed."""
+        print(json.dumps([str(each) for each in (folder, script, *arguments)]), file=self.process.stdin, flush=True)
+        output, failure = json.loads(self.process.stdout.readline())
+        assert failure is None, failure
+        return output
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# Two processes: what a copied recipe defines must not help a saved model to load.
+@pytest.fixture(scope="session")
+def process_of_copies():
+    process = OtherProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def process_of_models():
+    process = OtherProcess()
+    yield process
+    process.close()

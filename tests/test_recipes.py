@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -15,6 +14,7 @@ import tensorflow as tf
 
 from common import catalogue, copying, runner, settings
 from conftest import KillAt, Killed
+from recipes import __main__ as commands
 
 # For the outputs that must not change when the named input gets more padding, and for those that must not see ahead.
 # A recipe without sequences has an empty entry: the test below asserts that every recipe was thought of.
@@ -161,15 +161,14 @@ def test_a_killed_run_resumes_to_the_same_weights_and_results(name, entry, recip
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
 
 
-LOAD_ELSEWHERE = """
+LOAD = """
 import pathlib, sys, keras, numpy as np
-for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
-    keras.models.load_model(path, safe_mode=True)
-model = keras.models.load_model(sys.argv[1] + "/model.keras", safe_mode=True)
-with np.load(sys.argv[1] + "/inputs.npz") as saved:
+folder = pathlib.Path(sys.argv[1])
+models = {path.name: keras.models.load_model(path, safe_mode=True) for path in folder.glob("*.keras")}
+with np.load(folder / "inputs.npz") as saved:
     inputs = [saved[name] for name in saved.files]
-outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-np.save(sys.argv[1] + "/outputs.npy", outputs[0] if isinstance(outputs, (tuple, list)) else outputs)
+outputs = models["model.keras"](inputs if len(inputs) > 1 else inputs[0], training=False)
+np.save(folder / "outputs.npy", outputs[0] if isinstance(outputs, (tuple, list)) else outputs)
 """
 
 
@@ -186,11 +185,12 @@ def call(model, inputs):
     return np.asarray(outputs[0] if isinstance(outputs, (tuple, list)) else outputs)
 
 
-def test_the_saved_model_gives_the_same_outputs_in_another_process(recipe, tiny_run):
+def test_the_saved_model_gives_the_same_outputs_in_another_process(recipe, tiny_run, process_of_models, tmp_path):
     hp = settings.build(recipe.configure, recipe.TINY)
     inputs = first_batch(recipe, tiny_run.model, hp)
     np.savez(tiny_run.out / "inputs.npz", *inputs)
-    subprocess.run([sys.executable, "-c", LOAD_ELSEWHERE, str(tiny_run.out)], check=True, cwd="/")
+    (tmp_path / "load.py").write_text(LOAD)
+    process_of_models.run(tmp_path / "load.py", tiny_run.out, folder=tmp_path)
     expected = call(tiny_run.model, inputs)
     np.testing.assert_allclose(np.load(tiny_run.out / "outputs.npy"), expected, rtol=1e-5, atol=1e-6)
 
@@ -219,12 +219,10 @@ def test_causal_outputs_do_not_see_ahead(name, recipe, tiny_run):
     assert not np.allclose(found[:, cut:], expected[:, cut:])
 
 
-def test_the_copy_runs_in_an_empty_folder_and_gives_the_recipe_s_figures(name, tiny_run, tmp_path):
-    root = catalogue.ROOT
+def test_the_copy_runs_in_an_empty_folder_and_gives_the_recipe_s_figures(name, tiny_run, process_of_copies, tmp_path):
     file = tmp_path / "copied.py"
-    subprocess.run([sys.executable, "-m", "recipes", "copy", name, str(file)], check=True, cwd=root)
-    command = [sys.executable, str(file), "--tiny", "--seed", "0"]
-    output = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert commands.main(["copy", name, str(file)]) == 0
+    output = process_of_copies.run(file, "--tiny", "--seed", "0", folder=tmp_path)
     for metric, value in tiny_run.results["metrics"].items():
         assert f"{metric:24} {value:.6g}" in output
     assert (tmp_path / "copied" / "model.keras").exists()
