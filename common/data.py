@@ -112,17 +112,22 @@ def shuffle(dataset):
 def bucket(examples, lengths, edges, batch_size, shuffled=False):
     """Batches examples of like length together, so that little is computed on padding, which is zeros on the right.
 
-    lengths: (N,) int, of the examples in their order.
-    edges: the length at which each bucket but the first begins; a batch is as long as its longest example.
+    lengths: (N,) int, of the examples in their order; or a list of these, one for each of several sequences.
+    edges: the length at which each bucket but the first begins; a batch is as long as its longest example. With
+        several sequences a list of edges for each, and a bucket for every combination.
     shuffled: shuffles the examples first, see `shuffle`.
     """
-    examples = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(tf.cast(lengths, tf.int32)), examples)
+    if not isinstance(lengths, list):
+        lengths, edges = [lengths], [edges]
+    places = [np.searchsorted(below, length, side="right") for length, below in zip(lengths, edges, strict=True)]
+    buckets = np.ravel_multi_index(places, [len(below) + 1 for below in edges])  # (N,)
+    examples = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(tf.cast(buckets, tf.int32)), examples)
     if shuffled:
         examples = shuffle(examples)
-    edges = list(edges)
-    batch_sizes = [batch_size] * (len(edges) + 1)
-    batches = examples.bucket_by_sequence_length(lambda length, example: length, edges, batch_sizes)
+    sizes = np.bincount(buckets)
+    batches = examples.bucket_by_sequence_length(
+        lambda bucket, example: bucket, list(range(1, len(sizes))), [batch_size] * len(sizes)
+    )
+    batches = batches.map(lambda buckets, batch: batch)
     # Every bucket ends in a batch that may be short.
-    number = sum(-(-count // batch_size) for count in np.bincount(np.searchsorted(edges, lengths, side="right")))
-    batches = batches.map(lambda lengths, batch: batch)
-    return batches.apply(tf.data.experimental.assert_cardinality(number))
+    return batches.apply(tf.data.experimental.assert_cardinality(sum(-(-size // batch_size) for size in sizes)))

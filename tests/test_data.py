@@ -65,6 +65,17 @@ def test_bucket_batches_every_example_once_with_its_like(edges):
         np.testing.assert_array_equal((rows > 0).sum(axis=1), real)
 
 
+def test_bucket_by_two_lengths_batches_what_is_like_in_both():
+    first, second = np.random.default_rng(0).integers(1, 12, (2, 50))
+    examples = tf.data.Dataset.from_tensor_slices((first, second))
+    batches = data.bucket(examples, [first, second], [[4, 9], [6]], batch_size=4)
+    found = list(batches.as_numpy_iterator())
+    assert len(found) == batches.cardinality()
+    assert sorted(pair for batch in found for pair in zip(*batch)) == sorted(zip(first, second))
+    for one, other in found:
+        assert len(set(np.digitize(one, [4, 9]))) == len(set(np.digitize(other, [6]))) == 1
+
+
 def test_a_data_set_out_of_reach_is_told_at_once(tmp_path, monkeypatch):
     def unreachable(url):
         raise OSError("no network")

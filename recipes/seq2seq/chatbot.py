@@ -41,7 +41,8 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 START, END, USER, SYSTEM = 1, 2, 4, 5  # 0 is padding, 3 a character that training never showed.
 SPEAKERS = {"<user>": USER, "<system>": SYSTEM}
-BUCKETS = [16, 24, 32, 40, 50, 64]  # Upper ends of a history's length, in tokens.
+# Tokens at which the next bucket begins: 20 buckets, a history's length by a reply's.
+BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]
 LONGEST = 40  # Tokens that a reply may have.
 
 
@@ -120,12 +121,13 @@ def tokens_of_replies(tokenizer, replies):
 def load_data(hp, split):
     """Batches of (history (B, S), reply shifted right (B, T)), reply (B, T), weight (B, T): 1 on real tokens.
 
-    Histories of similar length share a batch.
+    A batch has histories of like length and replies of like length.
     """
     tokenizer = tokenizer_of(hp)
     histories, replies = histories_and_replies(hp, split)
     histories = tokens_of_histories(tokenizer, histories, hp["length"])
-    examples = tf.data.Dataset.from_tensor_slices((histories, tokens_of_replies(tokenizer, replies)))
+    replies = tokens_of_replies(tokenizer, replies)
+    examples = tf.data.Dataset.from_tensor_slices((histories, replies))
     examples = examples.map(lambda source, target: (tf.identity(source), tf.identity(target))).cache()
 
     def shift(source, target):
@@ -133,8 +135,12 @@ def load_data(hp, split):
         real = target != 0
         return (source, tf.where(real, inputs, 0)), target, tf.cast(real, tf.float32)
 
-    batches = data.bucket(examples, histories.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
-    return batches.map(shift).prefetch(tf.data.AUTOTUNE)
+    lengths = [histories.row_lengths(), replies.row_lengths()]
+    return (
+        data.bucket(examples, lengths, BUCKETS, hp["batch_size"], split == "train")
+        .map(shift)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def encode(layer, history):
@@ -192,7 +198,7 @@ def build_model(hp):
     logits, _, _ = decode(layer, reply, states, memory, mask)
     model = keras.Model([history, reply], logits, name="chatbot")
     replies = len(histories_and_replies(hp, "train")[1])
-    steps = hp["epochs"] * (replies // hp["batch_size"] + len(BUCKETS))  # Every bucket ends in a short batch.
+    steps = hp["epochs"] * (replies // hp["batch_size"] + 20)  # Every bucket ends in a short batch.
     schedule = keras.optimizers.schedules.CosineDecay(
         hp["learning_rate"] / 10, steps, warmup_target=hp["learning_rate"], warmup_steps=steps // 20
     )

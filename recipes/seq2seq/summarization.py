@@ -38,7 +38,8 @@ VARIANTS = {"without copying": {"copying": False}}
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 START, END = 1, 2  # 0 is padding, 3 a character that training never showed.
-BUCKETS = [40, 55, 70, 85, 100]  # Upper ends of a mail's length, in tokens.
+# Tokens at which the next bucket begins: 24 buckets, a mail's length by a subject's.
+BUCKETS = [[40, 55, 70, 85, 100], [6, 9, 13]]
 LONGEST = 24  # Tokens that a subject line may have.
 
 
@@ -91,7 +92,7 @@ def tokens_of(tokenizer, texts, length):
 def load_data(hp, split):
     """Batches of (mail (B, S), subject shifted right (B, T), subject (B, T)), subject again, weight (B, T).
 
-    The weight is 1 on real tokens. Mails of similar length share a batch.
+    The weight is 1 on real tokens. A batch has mails of like length and subjects of like length.
     """
     tokenizer = train_tokenizer(hp)
     mails, subjects = read(hp, split)
@@ -105,8 +106,12 @@ def load_data(hp, split):
         real = target != 0
         return (source, tf.where(real, inputs, 0), target), target, tf.cast(real, tf.float32)
 
-    batches = data.bucket(examples, mails.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
-    return batches.map(shift).prefetch(tf.data.AUTOTUNE)
+    lengths = [mails.row_lengths(), subjects.row_lengths()]
+    return (
+        data.bucket(examples, lengths, BUCKETS, hp["batch_size"], split == "train")
+        .map(shift)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def encode(layer, source):
@@ -184,7 +189,7 @@ def build_model(hp):
         log_probability = ops.logaddexp(ops.log_sigmoid(writing) + log_probability, ops.log_sigmoid(-writing) + copied)
     model = keras.Model([source, shifted, target], log_probability, name="summarization")
 
-    steps = hp["epochs"] * (hp["examples"] // hp["batch_size"] + len(BUCKETS))  # Every bucket ends in a short batch.
+    steps = hp["epochs"] * (hp["examples"] // hp["batch_size"] + 24)  # Every bucket ends in a short batch.
     schedule = keras.optimizers.schedules.CosineDecay(
         hp["learning_rate"] / 10, steps, warmup_target=hp["learning_rate"], warmup_steps=steps // 20
     )
