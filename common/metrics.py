@@ -7,9 +7,9 @@ from keras import ops
 class Perplexity(keras.metrics.Metric):
     """exp(sum of the tokens' losses / number of tokens), the same whatever the batches.
 
-    Takes token ids (...) and logits (..., V), over a natural logarithm. `sample_weight` (...) leaves padding out:
-    1 where a token counts, 0 where not. In `compile` it belongs into `weighted_metrics`, or Keras keeps the weights
-    from it. Without a single token it is 1, the exponential of no loss at all.
+    Takes token ids (...) and logits (..., V), over a natural logarithm. `sample_weight` (...) leaves padding out: it
+    is 0 there, and the same for all tokens that count. In `compile` it belongs into `weighted_metrics`, or Keras keeps
+    the weights from it. Without a single token it is 1, the exponential of no loss at all.
     """
 
     def __init__(self, name="perplexity", **kwargs):

@@ -1,5 +1,6 @@
 """What several test files share: every recipe found in the folder, and one tiny run of each."""
 
+import gc
 import importlib
 import json
 import os
@@ -95,6 +96,8 @@ def tiny_runs(tmp_path_factory):
                 finished[name] = TinyRun(name, tmp_path_factory.mktemp(name))
             except data.Unavailable as error:
                 finished[name] = error
+            # What a run leaves in memory stays: to look for garbage in it again and again takes a while.
+            gc.freeze()
         if isinstance(finished[name], errors.RecipeError):
             pytest.skip(f"{name}: {finished[name]}")
         return finished[name]

@@ -119,9 +119,9 @@ def tokens_of_replies(tokenizer, replies):
 
 
 def load_data(hp, split):
-    """Batches of (history (B, S), reply shifted right (B, T)), reply (B, T), weight (B, T): 1 on real tokens.
+    """Batches of (history (B, S), reply shifted right (B, T)), reply (B, T), weight (B, T).
 
-    A batch has histories of like length and replies of like length.
+    The weights are 0 on padding and sum up to about 1. A batch has histories of like length and replies of like length.
     """
     tokenizer = tokenizer_of(hp)
     histories, replies = histories_and_replies(hp, split)
@@ -129,18 +129,17 @@ def load_data(hp, split):
     replies = tokens_of_replies(tokenizer, replies)
     examples = tf.data.Dataset.from_tensor_slices((histories, replies))
     examples = examples.map(lambda source, target: (tf.identity(source), tf.identity(target))).cache()
+    # One for all batches: with a batch's own, the tokens of short replies would weigh more than those of long ones.
+    tokens_of_a_batch = hp["batch_size"] * np.mean(replies.row_lengths())
 
     def shift(source, target):
         inputs = tf.concat([tf.fill((tf.shape(target)[0], 1), START), target[:, :-1]], axis=1)
         real = target != 0
-        return (source, tf.where(real, inputs, 0)), target, tf.cast(real, tf.float32)
+        return (source, tf.where(real, inputs, 0)), target, tf.cast(real, tf.float32) / tokens_of_a_batch
 
     lengths = [histories.row_lengths(), replies.row_lengths()]
-    return (
-        data.bucket(examples, lengths, BUCKETS, hp["batch_size"], split == "train")
-        .map(shift)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    batches = data.bucket(examples, lengths, BUCKETS, hp["batch_size"], split == "train")
+    return batches.map(shift).prefetch(tf.data.AUTOTUNE)
 
 
 def encode(layer, history):
@@ -204,7 +203,7 @@ def build_model(hp):
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"], clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
         weighted_metrics=[metrics.Perplexity()],
         jit_compile=False,
         steps_per_execution=8,
