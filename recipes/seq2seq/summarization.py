@@ -5,8 +5,9 @@ Baseline  lead: the mail's first sentence
 Anchor    23.44 ROUGE-L: extractor and abstractor trained by reinforcement (Zhang and Tetreault 2019,
           https://arxiv.org/abs/1906.03497), with pretrained word vectors; PEGASUS, pretrained on web pages, has 36.8
 Paper     See, Liu and Manning, Get To The Point: Summarization with Pointer-Generator Networks, 2017,
-          https://arxiv.org/abs/1704.04368; GRUs for LSTMs, pieces of words for words, so that what is copied needs no
-          vocabulary of its own, lower case throughout, as there, and no coverage, since a subject line is too short to repeat itself
+          https://arxiv.org/abs/1704.04368; lower case, as there, but GRUs for LSTMs, pieces of words for words, so
+          that what is copied needs no vocabulary of its own, and no coverage, since a subject line is too short to
+          repeat itself
 Answers   How much of a subject line is copied from the mail? What is copying worth? And beam search?
 
     python -m recipes.seq2seq.summarization
