@@ -19,25 +19,32 @@ def plain(axes):
 
 
 def curve(histories, monitor):
-    """Loss and monitored metric by epoch.
+    """Loss and monitored metric by epoch, the fits of a recipe one after another.
 
-    histories: {stage: {metric: one value an epoch}}; the fits of a recipe, in order.
+    histories: {stage: {metric: one value an epoch}}, in order.
     monitor: name of the validation metric that a search compares.
     """
     names = ["loss"] if monitor == "val_loss" else ["loss", monitor.removeprefix("val_")]
-    picture, axes = new(6.0 * len(names), 3.8, columns=len(names), squeeze=False)
     stages = {stage: history for stage, history in histories.items() if history}
+    room = 0.07 * max(map(len, stages)) if len(stages) > 1 else 0.0  # for the names below the axis
+    picture, axes = new(max(6.0, 0.3 * len(stages)) * len(names), 3.8 + room, columns=len(names), squeeze=False)
     for ax, name in zip(axes[0], names):
         plain(ax).set(xlabel="epoch", ylabel=name.replace("_", " "))
-        for index, (stage, history) in enumerate(stages.items()):
-            fade = 1.0 if len(stages) == 1 else 0.25 + 0.75 * (index + 1) / len(stages)
+        begin, middles = 0, []
+        for history in stages.values():
+            length = len(history["loss"])
             for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
                 if metric in history:
-                    epochs = range(1, len(history[metric]) + 1)
-                    label = part if stage == list(stages)[-1] else None
-                    ax.plot(epochs, history[metric], color=colour, alpha=fade, label=label, marker=".")
-        ax.legend(frameon=False)
+                    epochs = range(begin + 1, begin + length + 1)
+                    ax.plot(epochs, history[metric], color=colour, label=part, marker=".")
+            middles.append(begin + (1 + length) / 2)
+            begin += length
         ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(stages) > 1:
+            ax.set_xticks(middles, stages, rotation=60, ha="right", rotation_mode="anchor")
+            ax.set_xlabel("epochs of each fit")
+        lines = dict(zip(*reversed(ax.get_legend_handles_labels())))  # One of each label.
+        ax.legend(lines.values(), lines, frameon=False)
     return picture
 
 
