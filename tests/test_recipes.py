@@ -244,6 +244,13 @@ def test_a_frozen_base_does_not_move_and_a_fine_tuned_one_does(tiny_run):
     assert metrics["fine-tuned-weights-moved"] > 0
 
 
+@pytest.mark.parametrize("name", ["seq2seq.chatbot", "seq2seq.summarization"])
+def test_every_token_weighs_the_same_in_every_batch(recipe, tiny_run):
+    hp = settings.build(recipe.configure, recipe.TINY)
+    weights = np.concatenate([np.unique(weight) for _, _, weight in recipe.load_data(hp, "train").as_numpy_iterator()])
+    assert len(weights) > 1 and len(np.unique(weights[weights > 0])) == 1
+
+
 def test_other_names_are_traded_one_for_one():
     recipe = importlib.import_module("recipes.seq2seq.question_answering")
     words = sorted({"went", "to", "the", "where", "is", *(name for names in recipe.EXCHANGEABLE for name in names)})
