@@ -225,14 +225,14 @@ def requirements(code):
 def docstring(entry, needed, file):
     """The recipe's docstring with commands for the copy."""
     monitor = entry.promise["monitor"]
-    text = entry.docstring[: entry.docstring.rindex("\n\n    python -m")]
+    before, _, after = re.split(r"\n\n(    python -[mc] .*(?:\n    .*)*)", entry.docstring.rstrip())
     higher = monitor["better"] == "higher"
     search = SEARCH.format(
         metric=monitor["metric"], best="max" if higher else "min", direction="max" if higher else "min"
     )
     install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)
     commands = " \\\\\n        ".join(install) + f"\n    python {file} --seed 0"
-    return f'"""{text}\n\n    {commands}\n\n{search}"""'
+    return f'"""{before}\n\n    {commands}{after}\n\n{search}"""'
 
 
 def copy(entry, target):
