@@ -27,8 +27,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("name", NAMES)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once."""
+    """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once.
+
+    First of all, since pytest-xdist reads these marks in the same hook.
+    """
     for item in items:
         if hasattr(item, "callspec") and "name" in item.callspec.params:
             item.add_marker(pytest.mark.xdist_group(item.callspec.params["name"]))
