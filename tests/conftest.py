@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import keras
 import pytest
+from xdist.scheduler import loadscope
 
 from common import catalogue, data, errors, runner
 
@@ -27,15 +28,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("name", NAMES)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once.
+class ByRecipe(loadscope.LoadScopeScheduling):
+    """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once."""
 
-    First of all, since pytest-xdist reads these marks in the same hook.
-    """
-    for item in items:
-        if hasattr(item, "callspec") and "name" in item.callspec.params:
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["name"]))
+    def _split_scope(self, nodeid):
+        return next((name for name in NAMES if f"[{name}]" in nodeid), super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByRecipe(config, log)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from common import catalogue, errors, files, runner, settings, training
 from recipes import __main__ as commands
 
 NAME = "seq2seq.addition"
-pytestmark = pytest.mark.xdist_group(NAME)  # With the worker that makes the recipe's tiny run.
 
 
 def command(*arguments):
