@@ -146,7 +146,6 @@ class OtherProcess:
             [sys.executable, "-I", "-c", RUN_SCRIPTS],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 

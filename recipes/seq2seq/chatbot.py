@@ -14,11 +14,12 @@ Answers   How far does imitation go without a database to look into? Which repli
 
 The figures are of a part of the data set, its own files: 6,811 of 16,142 dialogues in train (54 of 127 files), 2,098 of
 2,482 in dev and 2,921 of 4,201 in test; mostly long dialogues about several services are missing. All of it gives other
-figures. Many of test's services are not in train, so that perplexity is higher there.
+figures. Train has none of 15 of the 21 services that test's dialogues are about, and of 8 of dev's 17.
 """
 
 import collections
 import functools
+import math
 import pathlib
 
 import keras
@@ -45,7 +46,7 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 START, END, USER, SYSTEM = 1, 2, 4, 5  # 0 is padding, 3 a character that training never showed.
 SPEAKERS = {"<user>": USER, "<system>": SYSTEM}
-# Tokens at which the next bucket begins: 20 buckets, a history's length by a reply's.
+# Tokens at which the next bucket begins: a bucket for every combination of a history's length and a reply's.
 BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]
 LONGEST = 40  # Tokens that a reply may have.
 
@@ -201,7 +202,8 @@ def build_model(hp):
     logits, _, _ = decode(layer, reply, states, memory, mask)
     model = keras.Model([history, reply], logits, name="chatbot")
     replies = len(histories_and_replies(hp, "train")[1])
-    steps = hp["epochs"] * (replies // hp["batch_size"] + 20)  # Every bucket ends in a short batch.
+    buckets = math.prod(len(edges) + 1 for edges in BUCKETS)
+    steps = hp["epochs"] * (replies // hp["batch_size"] + buckets)  # Every bucket ends in a short batch.
     schedule = keras.optimizers.schedules.CosineDecay(
         hp["learning_rate"] / 10, steps, warmup_target=hp["learning_rate"], warmup_steps=steps // 20
     )

@@ -15,6 +15,7 @@ Answers   How much of a subject line is copied from the mail? What is copying wo
 """
 
 import functools
+import math
 
 import keras
 import numpy as np
@@ -39,7 +40,7 @@ VARIANTS = {"without copying": {"copying": False}}
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 START, END = 1, 2  # 0 is padding, 3 a character that training never showed.
-# Tokens at which the next bucket begins: 24 buckets, a mail's length by a subject's.
+# Tokens at which the next bucket begins: a bucket for every combination of a mail's length and a subject's.
 BUCKETS = [[40, 55, 70, 85, 100], [6, 9, 13]]
 LONGEST = 24  # Tokens that a subject line may have.
 
@@ -190,7 +191,8 @@ def build_model(hp):
         log_probability = ops.logaddexp(ops.log_sigmoid(writing) + log_probability, ops.log_sigmoid(-writing) + copied)
     model = keras.Model([source, shifted, target], log_probability, name="summarization")
 
-    steps = hp["epochs"] * (hp["examples"] // hp["batch_size"] + 24)  # Every bucket ends in a short batch.
+    buckets = math.prod(len(edges) + 1 for edges in BUCKETS)
+    steps = hp["epochs"] * (hp["examples"] // hp["batch_size"] + buckets)  # Every bucket ends in a short batch.
     schedule = keras.optimizers.schedules.CosineDecay(
         hp["learning_rate"] / 10, steps, warmup_target=hp["learning_rate"], warmup_steps=steps // 20
     )
