@@ -1,7 +1,8 @@
 """Text out: what a model of next tokens writes, whole batches at a time.
 
 Every function takes `step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states`, made of
-TensorFlow operations alone, and runs its loop inside one `tf.function`.
+TensorFlow operations alone, and runs its loop inside one `tf.function`. Called from a `tf.function` of your own it is
+traced with that one, once for all batches.
 """
 
 import tensorflow as tf
@@ -71,7 +72,7 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
 
     @tf.function
     def loop(tokens, states):
-        rows = tokens.shape[0]
+        rows = tf.shape(tokens)[0]
         tokens = tf.repeat(tokens, beam_size)
         states = [tf.repeat(state, beam_size, axis=0) for state in states]
         written = tf.zeros((rows, beam_size, length), tf.int32)

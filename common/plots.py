@@ -1,5 +1,6 @@
-"""Pictures that every run draws: learning curves, and the scores of a search."""
+"""Pictures: axes without global state, heat maps and grids, the learning curve of a run and the scores of a search."""
 
+import numpy as np
 from matplotlib import figure
 
 TRAINING, VALIDATION, MUTED = "#9aa5b1", "#c2410c", "#cbd5e1"
@@ -18,10 +19,36 @@ def plain(axes):
     return axes
 
 
+def heat_map(axes, values, rows, columns, colours="Oranges"):
+    """Draws values (rows, columns) between 0 and 1 as coloured cells, each row and column named."""
+    axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows)) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def image_grid(images, titles, columns=10, heading="", colours="gray_r"):
+    """Returns a figure of images (N, height, width) or (N, height, width, channels), each below its title."""
+    rows = max(1, -(-len(images) // columns))
+    picture, axes = new(1.1 * columns, 0.5 + 1.35 * rows, rows, columns, squeeze=False)
+    picture.suptitle(heading)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, image, title in zip(axes.flat, images, titles):
+        ax.imshow(image, cmap=colours)
+        ax.set_title(title, fontsize=9)
+    return picture
+
+
 def curve(histories, monitor):
     """Loss and monitored metric by epoch, the fits of a recipe one after another.
 
-    histories: {stage: {metric: one value an epoch}}, in order.
+    histories: {model's name: {metric: one value an epoch}}, in order.
     monitor: name of the validation metric that a search compares.
     """
     names = ["loss"] if monitor == "val_loss" else ["loss", monitor.removeprefix("val_")]
@@ -32,7 +59,7 @@ def curve(histories, monitor):
         plain(ax).set(xlabel="epoch", ylabel=name.replace("_", " "))
         begin, middles = 0, []
         for history in stages.values():
-            length = len(history["loss"])
+            length = len(next(iter(history.values())))
             for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
                 if metric in history:
                     epochs = range(begin + 1, begin + length + 1)
@@ -64,9 +91,3 @@ def search(scores, better, label):
     ax.legend(frameon=False)
     ax.xaxis.get_major_locator().set_params(integer=True)
     return picture
-
-
-def save(picture, path):
-    """Writes a figure as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path)

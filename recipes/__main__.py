@@ -1,25 +1,25 @@
 """`python -m recipes`: lists the recipes, copies one out, verifies its figure, writes the tables."""
 
 import argparse
+import importlib
 import os
 import sys
 
-from common import catalogue, copying, errors
+from common.cookbook import catalogue, copying, errors, results
 
 
 def list_recipes():
     """Prints every recipe with its sentence, data and measured result."""
     for entry in catalogue.entries():
-        results = entry.results
-        measured = catalogue.result_line(results) if results else "not measured yet"
+        measured = results.result_line(entry.results) if entry.results else "not measured yet"
         print(f"{entry.name}\n    {entry.sentence}\n    {', '.join(entry.promise['data'])}: {measured}")
 
 
 def verify(name):
     """Runs the recipe again; returns whether the figure is within the recorded mean ± 3 sd."""
-    from common import runner  # TensorFlow is needed by this command alone.
+    from common.cookbook import runs  # TensorFlow is needed by this command alone.
 
-    return runner.verify(catalogue.entry(name))
+    return runs.verify(catalogue.entry(name), importlib.import_module(f"recipes.{name}"))
 
 
 def write_tables():

@@ -2,7 +2,7 @@
 
 Result    accuracy 0.9946 ± 0.0002 over 3 seeds, 1.9 minutes a run (2.4 of CPU) on 2 cores
 Baseline  the nearest mean digit (a linear classifier), and always the commonest digit
-Anchor    0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
+Published 0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,
           https://doi.org/10.1109/5.726791. Layers and sizes are the paper's. Here every map of C3 sees all six of S2,
           pooling has no weights, the output is a softmax instead of radial basis functions, and the training is of
@@ -16,16 +16,18 @@ Answers   What do ReLU with max-pooling, and the augmentation, add to the networ
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from keras import layers
-from matplotlib.figure import Figure
 
-from common import data, runner, training
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.plots import image_grid, new
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "the nearest mean digit", "metric": "nearest_mean_accuracy"},
-    "anchor": {"value": 0.9925, "source": "keras mnist_cnn.py, 12 epochs"},
+    "published": {"value": 0.9925, "source": "keras mnist_cnn.py, 12 epochs"},
     "data": ["mnist"],
 }
 TINY = {"examples": 64, "epochs": 2}
@@ -39,28 +41,16 @@ SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 55_000, default=55_000)  # read from each split; fewer for a quick look
-    hp.Int("epochs", 1, 60, default=12)  # the anchor's
+    hp.Int("epochs", 1, 60, default=12)  # the published run's
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("activation", ["relu", "tanh"], default="relu")  # the paper's is a scaled tanh
     hp.Choice("pooling", ["max", "average"], default="max")  # the paper averages
-    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # the peak, after one epoch of warm-up
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # the peak of the one-cycle schedule
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.05)
     hp.Float("shift", 0.0, 0.2, default=0.08)  # at most, as a share of the picture's side
     hp.Float("turn", 0.0, 0.1, default=0.03)  # at most, as a share of a full turn: 0.03 are 11 degrees
     return hp
-
-
-def load_data(hp, split):
-    """Batches of pictures (B, 28, 28, 1), uint8, 255 = ink, and one-hot digits (B, 10)."""
-
-    def picture_and_digit(example):
-        return example["image"], tf.one_hot(example["label"], 10)
-
-    dataset = data.load("mnist", SPLITS[split], hp["examples"]).map(picture_and_digit).cache()
-    if split == "train":
-        dataset = data.shuffle(dataset)
-    return dataset.batch(hp["batch_size"]).prefetch(2)
 
 
 def build_model(hp):
@@ -84,15 +74,8 @@ def build_model(hp):
     logits = layers.Dense(10, name="output")(hidden)
     model = keras.Model(images, logits, name="lenet")
 
-    batches_per_epoch = -(-hp["examples"] // hp["batch_size"])
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=hp["learning_rate"],
-        warmup_steps=batches_per_epoch,
-        decay_steps=max(1, (hp["epochs"] - 1) * batches_per_epoch),
-    )
     model.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=hp["weight_decay"]),
+        optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=hp["label_smoothing"]),
         metrics=["accuracy"],
         steps_per_execution=16,
@@ -100,32 +83,27 @@ def build_model(hp):
     return model
 
 
-def train(hp, seed, callbacks=training.callbacks):
+def load_data(hp, split):
+    """Batches of images (B, 28, 28, 1), uint8, 255 = ink, and one-hot digits (B, 10)."""
+    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    dataset = dataset.map(lambda image, digit: (image, tf.one_hot(digit, 10))).cache()
+    if split == "train":
+        dataset = shuffle(dataset)
+    return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def train(hp, seed, callbacks=()):
     """Trains from `seed` and returns the model."""
     keras.utils.set_random_seed(seed)
-    batches = load_data(hp, "train")
     model = build_model(hp)
     model.fit(
-        batches,
+        load_data(hp, "train"),
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
-        callbacks=callbacks("fit", examples=hp["examples"]),
-        verbose=0,
-        shuffle=False,
+        callbacks=[OneCycle(), *callbacks],
+        shuffle=False,  # `load_data` did.
     )
     return model
-
-
-def nearest_mean(hp):
-    """The mean picture of each digit: the nearest one is the baseline's answer.
-
-    Returns: mean pictures (10, 784), and how often each digit occurs (10,).
-    """
-    sums, counts = np.zeros((10, 784)), np.zeros(10)
-    for images, digits in load_data(hp, "train").as_numpy_iterator():
-        sums += digits.T @ images.reshape(-1, 784)
-        counts += digits.sum(axis=0)
-    return sums / np.maximum(counts, 1)[:, None], counts
 
 
 def evaluate(model, hp):
@@ -142,6 +120,18 @@ def evaluate(model, hp):
     }
 
 
+def nearest_mean(hp):
+    """The mean picture of each digit: the nearest one is the baseline's answer.
+
+    Returns: mean pictures (10, 784), and how often each digit occurs (10,).
+    """
+    sums, counts = np.zeros((10, 784)), np.zeros(10)
+    for images, digits in load_data(hp, "train").as_numpy_iterator():
+        sums += digits.T @ images.reshape(-1, 784)
+        counts += digits.sum(axis=0)
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
 def classify(model, images):
     """Reads digits.
 
@@ -153,16 +143,17 @@ def classify(model, images):
 
 
 def show(model, hp):
-    """What the first layers make of a digit, and every validation digit that is read wrongly."""
+    """What the first layers make of a digit, and the validation digits that are read wrongly."""
     images, digits = map(np.concatenate, zip(*load_data(hp, "validation").as_numpy_iterator()))
     digits = digits.argmax(axis=1)
     answers, probabilities = classify(model, images)
     wrong = np.flatnonzero(answers != digits)
-    wrong = wrong[np.argsort(-probabilities[wrong])]
+    wrong = wrong[np.argsort(-probabilities[wrong])][:50]  # The most confident mistake comes first.
     titles = [f"{digits[index]} read as {answers[index]}" for index in wrong]
+    heading = f"{np.sum(answers != digits)} of {len(images):,} validation digits read wrongly"
     return {
         "feature_maps": draw_feature_maps(model, images[0]),
-        "errors": draw_errors(images[wrong], titles, f"{len(wrong)} of {len(images):,} validation digits read wrongly"),
+        "errors": image_grid(images[wrong], titles, heading=heading),
     }
 
 
@@ -171,40 +162,24 @@ def draw_feature_maps(model, image):
     outputs = [model.get_layer(name).output for name in ("C1", "C3")]
     first, second = keras.Model(model.inputs, outputs).predict(image[None], verbose=0)
     filters = keras.ops.convert_to_numpy(model.get_layer("C1").kernel)  # (5, 5, 1, 6)
-
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 3))
-    filter_row, first_row, second_rows = right.subfigures(3, 1, height_ratios=(1.5, 1.5, 2.15))
-    parts = [
-        (left, "a digit, 28 x 28", [image[..., 0]], (1, 1), "gray_r"),
-        (filter_row, "C1: six filters, 5 x 5 (red excites)", filters[:, :, 0].transpose(2, 0, 1), (1, 6), "RdBu_r"),
-        (first_row, "C1: their maps, 28 x 28", first[0].transpose(2, 0, 1), (1, 6), "magma"),
-        (second_rows, "C3: sixteen maps, 10 x 10", second[0].transpose(2, 0, 1), (2, 8), "magma"),
-    ]
-    for part, caption, pictures, shape, colours in parts:
-        part.suptitle(caption, fontsize=11)
-        low, high = np.min(pictures), np.max(pictures)
-        if colours == "RdBu_r":
-            low, high = -max(-low, high), max(-low, high)  # white stands for zero
-        for axes, picture in zip(part.subplots(*shape, squeeze=False).flat, pictures):
-            axes.imshow(picture, cmap=colours, vmin=low, vmax=high)
-            axes.set(xticks=[], yticks=[])
-    return figure
-
-
-def draw_errors(images, titles, heading):
-    """A sheet of digits, the most confident mistake first; at most fifty."""
-    rows = min(5, max(1, -(-len(images) // 10)))
-    figure = Figure(figsize=(10, 0.5 + 1.25 * rows), layout="constrained")
-    figure.suptitle(heading, fontsize=13)
-    sheet = figure.subplots(rows, 10, squeeze=False).flat
-    for axes in sheet:
-        axes.axis("off")
-    for axes, image, title in zip(figure.axes, images, titles):
-        axes.imshow(image[..., 0], cmap="gray_r")
-        axes.set_title(title, fontsize=9)
-    return figure
+    picture, axes = new(12, 5.4, rows=4, columns=8)
+    panels = [image[..., 0], *filters[:, :, 0].transpose(2, 0, 1), *first[0].transpose(2, 0, 1)]
+    panels += [*second[0].transpose(2, 0, 1)]
+    names = ["the digit", *(f"C1 filter {n}" for n in range(1, 7)), *(f"C1 map {n}" for n in range(1, 7))]
+    names += [f"C3 map {n}" for n in range(1, 17)]
+    for ax in axes.flat:
+        ax.set_axis_off()
+    places = [*range(7), *range(9, 15), *range(16, 32)]  # A row for the filters, one for C1's maps, two for C3's.
+    for place, panel, name in zip(places, panels, names, strict=True):
+        is_filter = "filter" in name
+        limit = np.abs(panel).max() if is_filter else None  # White stands for zero.
+        colours = "RdBu_r" if is_filter else "gray_r" if name == "the digit" else "magma"
+        axes.flat[place].imshow(panel, cmap=colours, vmin=-limit if is_filter else None, vmax=limit)
+        axes.flat[place].set_title(name, fontsize=10)
+    return picture
 
 
 if __name__ == "__main__":
-    runner.run(__spec__.name)
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

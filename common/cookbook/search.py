@@ -6,10 +6,8 @@ import time
 import keras
 import keras_tuner
 
-from common import catalogue, errors, files, plots, settings, training
-
-# A search compares settings at equal cost, so it never varies these two; --set changes them for all trials.
-PINNED = ("epochs", "examples")
+from common import callbacks, data, files, plots
+from common.cookbook import errors, preparation, results, runs, settings
 
 
 class DefaultsFirst:
@@ -38,28 +36,6 @@ class Hyperband(DefaultsFirst, keras_tuner.oracles.HyperbandOracle):
 ORACLES = {"random": Random, "bayesian": Bayesian, "hyperband": Hyperband}
 
 
-class History(keras.callbacks.Callback):
-    """Keeps a fit's logs, one list per metric."""
-
-    def __init__(self, history):
-        super().__init__()
-        self.history = history
-
-    def on_epoch_end(self, epoch, logs=None):
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
-
-
-def score(histories, monitor):
-    """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
-
-    histories: {stage: {metric: one value an epoch}}.
-    monitor: the promise's {"metric", "better"}.
-    """
-    values = [history[monitor["metric"]] for history in histories.values() if monitor["metric"] in history][-1]
-    return max(values) if monitor["better"] == "higher" else min(values)
-
-
 class Search(keras_tuner.Tuner):
     """Runs `recipe.train` once a trial, so that a plain run with a trial's values and seed gives its score."""
 
@@ -72,18 +48,16 @@ class Search(keras_tuner.Tuner):
         values = trial_values(self.recipe, trial)
         hp = settings.build(self.recipe.configure, values)
         histories = {}
-
-        def callbacks(stage, examples):
-            return [*training.callbacks(stage, examples), History(histories.setdefault(stage, {}))]
-
-        print(f"Trial {trial.trial_id}: {catalogue.assignments(values)}")
+        print(f"Trial {trial.trial_id}: {results.assignments(values)}")
         keras.backend.clear_session()
+        data.shuffle.counters.clear()
         try:
-            self.recipe.train(hp, self.seed, callbacks)
-        except training.Diverged as error:
+            of_every_fit = [callbacks.History(histories), callbacks.StopAtNaN(), callbacks.Progress()]
+            model = self.recipe.train(hp, self.seed, of_every_fit)
+        except callbacks.Diverged as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         monitor = self.recipe.PROMISE["monitor"]
-        value = score(histories, monitor)
+        value = runs.validation_score(self.recipe, model, hp, histories)
         print(f"Trial {trial.trial_id}: {monitor['metric']} {value:.6g} in {time.perf_counter() - start:.0f} seconds")
         return {monitor["metric"]: value}
 
@@ -97,11 +71,11 @@ def trial_values(recipe, trial):
     return values
 
 
-def search_space(recipe, values):
-    """The recipe's hyperparameters, with `values` and the pinned ones held fixed."""
+def search_space(entry, recipe, values):
+    """The recipe's hyperparameters, with `values` and the pinned ones the same in all trials."""
     hp = keras_tuner.HyperParameters()
     defaults = recipe.configure(keras_tuner.HyperParameters())
-    fixed = {name: defaults[name] for name in PINNED if name in defaults.values}
+    fixed = {name: defaults[name] for name in entry.pinned}
     for name, value in {**fixed, **values}.items():
         hp.Fixed(name, value)
     return recipe.configure(hp)
@@ -133,15 +107,16 @@ def search(entry, recipe, values, options, directory):
     Raises:
         errors.RecipeError: the directory holds a search of another space or seed.
     """
-    space = search_space(recipe, values)
+    space = search_space(entry, recipe, values)
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
-    started = catalogue.read_json(directory / "space.json")
+    started = results.read_json(directory / "space.json")
     if started and started != identity:
         raise errors.RecipeError(
             f"{directory} holds a search of another space or seed: choose another --out, or delete it"
         )
     files.write_json(directory / "space.json", identity)
     print(f"The search is kept in {directory}; the same command goes on with it.")
+    preparation.prepare(recipe.PROMISE["data"])
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
     oracle.verbose = 0
     tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
@@ -161,12 +136,12 @@ def summarize(recipe, oracle, seed, directory):
     for trial in trials:
         shown = {name: trial.hyperparameters.values[name] for name in varied}
         told = f"{trial.score:.6g}" if trial.score is not None else trial.status.lower()
-        print(f"{trial.trial_id:>5}  {told:>16}  {catalogue.assignments(shown)}")
+        print(f"{trial.trial_id:>5}  {told:>16}  {results.assignments(shown)}")
     finished = [trial for trial in trials if trial.score is not None]
     if not finished:
         raise errors.RecipeError(f"no trial succeeded; the last one said: {trials[-1].message}")
     best = oracle.get_best_trials(1)[0]
     picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
-    plots.save(picture, directory / "search.png")
+    picture.savefig(directory / "search.png")
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
-    print(f"  --seed {seed} --set {catalogue.assignments(trial_values(recipe, best))}")
+    print(f"  --seed {seed} --set {results.assignments(trial_values(recipe, best))}")

@@ -3,14 +3,13 @@
 import ast
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 
-from common import errors
+from common.cookbook import errors, results
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIELDS = ("Result", "Baseline", "Anchor", "Paper", "Answers")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FIELDS = ("Result", "Baseline", "Published", "Paper", "Answers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +41,20 @@ class Entry:
     def promise(self):
         return self.constant("PROMISE")
 
-    def constant(self, name):
-        """A module-level literal of the recipe."""
+    def constant(self, name, *default):
+        """A module-level literal of the recipe; `default` where it has none."""
         for node in self.tree.body:
-            if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
                 return ast.literal_eval(node.value)
+        if default:
+            return default[0]
         raise errors.RecipeError(f"{self.path} assigns no literal to {name}")
+
+    @property
+    def pinned(self):
+        """The hyperparameters that a search leaves as they are: they change its cost, its task or its score's scale."""
+        hyperparameters = set(re.findall(r'hp\.[A-Z]\w+\("(\w+)"', ast.unparse(self.tree).replace("'", '"')))
+        return [name for name in ("epochs", "examples", *self.constant("PINNED", ())) if name in hyperparameters]
 
     @property
     def directory(self):
@@ -57,12 +64,7 @@ class Entry:
     @property
     def results(self):
         """The recorded results, None before the first full run."""
-        return read_json(self.directory / "results.json")
-
-
-def read_json(path):
-    """What a JSON file holds, None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return results.read_json(self.directory / "results.json")
 
 
 def entries():
@@ -83,48 +85,10 @@ def entry(name):
     return known[name]
 
 
-def assignments(values):
-    """Hyperparameters as `--set` takes them: "units=64 learning_rate=0.001"."""
-    return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()
-    )
-
-
-def number(value):
-    """A figure as text: five significant digits."""
-    return f"{value:.5g}"
-
-
-def spread(figure):
-    """A figure over its seeds: "0.9934 ± 0.0003", without the spread where one seed shows none."""
-    if len(figure["values"]) == 1:
-        return number(figure["mean"])
-    decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
-    return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
-
-
-def anchor(promise_or_results):
-    """The anchor's source, and which metric it is compared with where that is not the figure itself."""
-    told = promise_or_results["anchor"]
-    return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
-
-
-def result_line(results):
-    """The docstring's Result, from a results file."""
-    figure, seeds = results["figure"], len(results["seeds"])
-    over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
-    cores = results["machine"]["cores"]
-    cpu = f" ({results['cpu_seconds'] / 60:.1f} of CPU)" if "cpu_seconds" in results else ""
-    return (
-        f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
-        f"{results['seconds'] / 60:.1f} minutes a run{cpu} on {cores} core{'s' if cores > 1 else ''}"
-    )
-
-
 def write_result(entry):
     """Brings the docstring's Result up to date with the results file."""
     text = entry.path.read_text(encoding="utf-8")
-    line = result_line(entry.results) if entry.results else "not measured yet"
+    line = results.result_line(entry.results) if entry.results else "not measured yet"
     updated, count = re.subn(r"^Result {4}.*(?:\n {10}.*)*$", f"Result    {line}", text, count=1, flags=re.MULTILINE)
     if not count:
         raise errors.RecipeError(f"{entry.path}: the docstring has no line that begins with 'Result    '")
@@ -134,21 +98,21 @@ def write_result(entry):
 
 def table():
     """All results as a Markdown table."""
-    rows = ["| recipe | data | figure | measured | baseline | anchor | minutes |", "|---|---|---|---|---|---|---|"]
+    rows = ["| recipe | data | figure | measured | baseline | published | minutes |", "|---|---|---|---|---|---|---|"]
     for entry in entries():
-        promise, results = entry.promise, entry.results
+        promise, recorded = entry.promise, entry.results
         link = f"[`{entry.name}`](recipes/{entry.name.replace('.', '/')}.py)"
-        published = f"{number(promise['anchor']['value'])} ({anchor(promise)}"
-        if results and "metric" in promise["anchor"]:
-            published += f": {number(results['metrics'][promise['anchor']['metric']])} here"
+        published = f"{results.number(promise['published']['value'])} ({results.published(promise)}"
+        if recorded and "metric" in promise["published"]:
+            published += f": {results.number(recorded['metrics'][promise['published']['metric']])} here"
         figure = f"{promise['figure']['metric'].replace('_', ' ')}, {promise['figure']['better']} is better"
         measured = baseline = duration = "not yet"
-        if results:
-            count = len(results["seeds"])
-            measured = f"**{spread(results['figure'])}** ({count} seed{'s' if count > 1 else ''})"
-            baseline = f"{number(results['baseline']['value'])} ({results['baseline']['name']})"
-            cpu = f" ({results['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in results else ""
-            duration = f"{results['seconds'] / 60:.1f}{cpu}"
+        if recorded:
+            count = len(recorded["seeds"])
+            measured = f"**{results.spread(recorded['figure'])}** ({count} seed{'s' if count > 1 else ''})"
+            baseline = f"{results.number(recorded['baseline']['value'])} ({recorded['baseline']['name']})"
+            cpu = f" ({recorded['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in recorded else ""
+            duration = f"{recorded['seconds'] / 60:.1f}{cpu}"
         rows.append(
             f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {published}) | {duration} |"
         )
@@ -159,14 +123,14 @@ def variants():
     """The recipes' own comparisons as Markdown lines: the figure and the speed, as it is and changed, same seed."""
     lines = []
     for entry in entries():
-        results = entry.results or {}
-        for name, variant in results.get("variants", {}).items():
-            metric = results["figure"]["name"]
-            own = results["figure"]["values"][results["seeds"].index(variant["seeds"][0])]
-            speeds = [sum(each["examples_per_second"].values()) for each in (results, variant)]
+        recorded = entry.results or {}
+        for name, variant in recorded.get("variants", {}).items():
+            metric = recorded["figure"]["name"]
+            own = recorded["figure"]["values"][recorded["seeds"].index(variant["seeds"][0])]
+            speeds = [sum(each["examples_per_second"].values()) for each in (recorded, variant)]
             lines.append(
-                f"- `{entry.name}`, {name} (`--set {assignments(variant['values'])}`): {metric.replace('_', ' ')} "
-                f"{number(variant['metrics'][metric])} instead of {number(own)}, at {speeds[1] / speeds[0]:.2f} times "
+                f"- `{entry.name}`, {name} (`--set {results.assignments(variant['values'])}`): {metric.replace('_', ' ')} "
+                f"{results.number(variant['metrics'][metric])} instead of {results.number(own)}, at {speeds[1] / speeds[0]:.2f} times "
                 "the examples per second."
             )
     return lines

@@ -1,0 +1,239 @@
+"""Callbacks: the one-cycle learning rate, and what the command line adds to every `fit`.
+
+An object may serve several fits, one after another; what it keeps of a fit goes by the model's name.
+"""
+
+import json
+import sys
+import time
+
+import keras
+import numpy as np
+
+from common import data, files
+
+
+class OneCycle(keras.callbacks.Callback):
+    """Warms the learning rate up from zero to the compiled one, then lets a cosine take it back to zero.
+
+    The steps are the fit's own, so the cycle ends with it (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
+    ValueError if their number is unknown, or if the model was not compiled anew for its second fit.
+
+    warmup: the share of the steps that the warm-up takes.
+    """
+
+    def __init__(self, warmup=0.1):
+        super().__init__()
+        self.warmup = warmup
+
+    def on_train_begin(self, logs=None):
+        peak = self.model.optimizer.get_config()["learning_rate"]
+        if self.params["steps"] is None:
+            raise ValueError("OneCycle needs data of known cardinality: use tf.data.experimental.assert_cardinality")
+        if not isinstance(peak, float):
+            raise ValueError(f"the learning rate of {self.model.name} has a schedule: compile it anew for this fit")
+        steps = self.params["epochs"] * self.params["steps"]
+        rising = max(1, int(self.warmup * steps))
+        self.model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - rising), warmup_target=peak, warmup_steps=rising
+        )
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds `examples_per_second` to an epoch's logs, of training alone, without validation.
+
+    An example is a row of the model's first input: Keras's own mean of the loss has counted them.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start, self.examples = time.perf_counter(), 0.0
+        self.loss = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.end = time.perf_counter()
+        if self.loss is not None:
+            self.examples = float(self.loss.count)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.examples:
+            logs["examples_per_second"] = self.examples / (self.end - self.start)
+
+
+class Diverged(ArithmeticError):
+    """The loss is NaN or infinite."""
+
+
+class StopAtNaN(keras.callbacks.Callback):
+    """Stops a fit whose loss is NaN or infinite, before anything is saved.
+
+    Raises:
+        Diverged: names the epoch and the step.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise Diverged(
+                f"the loss is {logs['loss']} at step {batch + 1} of epoch {self.epoch + 1}: "
+                "lower the learning rate, or clip the gradients"
+            )
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Names the model whose fit begins; then a progress bar in a terminal, one line an epoch elsewhere."""
+
+    def set_params(self, params):
+        super().set_params({**params, "verbose": 1 if sys.stdout.isatty() else 2})
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        print(f"Training {self.model.name}", flush=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        # With several steps per execution Keras counts past the end of the epoch (keras#20861).
+        super().on_train_batch_end(min(batch, (self.target or batch + 1) - 1), logs)
+
+
+class Logs(keras.callbacks.TensorBoard):
+    """TensorBoard logs, each fit's in a directory of its own, named after the model.
+
+    directory: a `pathlib.Path`.
+    """
+
+    def __init__(self, directory):
+        super().__init__(directory, write_graph=False)
+        self.directory = directory
+
+    def set_model(self, model):
+        self.log_dir = str(self.directory / model.name)
+        super().set_model(model)
+
+
+class History(keras.callbacks.Callback):
+    """Keeps the logs of every fit.
+
+    histories: {model's name: {metric: one value an epoch}}, filled as the fits go on.
+
+    Raises:
+        ValueError: when a fit begins of a second model of the same name.
+    """
+
+    def __init__(self, histories):
+        super().__init__()
+        self.histories = histories
+
+    def on_train_begin(self, logs=None):
+        if self.model.name in self.histories:
+            raise ValueError(f"a model named {self.model.name!r} was fitted before: give this one a name of its own")
+        self.histories[self.model.name] = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            self.histories[self.model.name].setdefault(name, []).append(float(value))
+
+
+class Resume(History):
+    """Keeps the state of every fit after each epoch, and takes it up again bit for bit.
+
+    Keras's BackupAndRestore loses the seeds of dropout and the history. This keeps every variable of the model (the
+    seeds are among them), of its metrics and of its optimizers, the passes that `data.shuffle` has made, and the
+    history, in one file for each fit that is replaced at once or not at all. Whatever else training depends on must
+    be a variable of the model, or follow from seed and epoch.
+
+    directory: where the files go, a `pathlib.Path`.
+    histories: as in `History`; the epochs before an interruption are included.
+    elapsed: function that says what the run has taken, {"seconds", "cpu_seconds"}; kept, so that a resumed run can
+        go on counting.
+    restore: whether to take up what the files hold.
+    """
+
+    def __init__(self, directory, histories, elapsed, restore):
+        super().__init__(histories)
+        self.directory, self.elapsed, self.restore = directory, elapsed, restore
+
+    @property
+    def path(self):
+        """The file of the fit that is going on."""
+        return self.directory / f"{self.model.name}.npz"
+
+    def variables(self):
+        """Every variable that the fit may change, by a name that is the same in another process."""
+        optimizers = [each for each in vars(self.model).values() if isinstance(each, keras.optimizers.Optimizer)]
+        groups = {"model": self.model.variables, "metrics": self.model.metrics_variables}
+        for number, optimizer in enumerate(optimizers):
+            # The learning rate comes last, since `OneCycle` puts a schedule in its variable's place.
+            groups[f"optimizer{number}"] = sorted(optimizer.variables, key=lambda each: each.name == "learning_rate")
+        return {f"{name}/{index}": each for name, group in groups.items() for index, each in enumerate(group)}
+
+    def load(self):
+        """Sets every variable to what the file holds; returns the rest of its state."""
+        with np.load(self.path) as saved:
+            for name, variable in self.variables().items():
+                if name in saved:
+                    variable.assign(saved[name])
+            return json.loads(str(saved["state"]))
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if not self.model.built:
+            raise ValueError("a fit can only be resumed if the model has its weights before: begin it with keras.Input")
+        if self.model.optimizer is not None:
+            self.model.optimizer.build(self.model.trainable_variables)
+        if self.restore and self.path.exists():
+            state = self.load()
+            self.histories[self.model.name] |= state["history"]
+            for counter, value in zip(data.shuffle.counters, state["passes"], strict=True):
+                counter.assign(value)
+            # Keras's own BackupAndRestore tells `fit` where to go on in this way too; there is no public one.
+            self.model._initial_epoch = state["epochs"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        state = {
+            "epochs": epoch + 1,
+            "history": self.histories[self.model.name],
+            "passes": [int(counter) for counter in data.shuffle.counters],
+            "elapsed": self.elapsed(),
+        }
+        arrays = {name: keras.ops.convert_to_numpy(each) for name, each in self.variables().items()}
+        files.replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
+
+    def on_train_end(self, logs=None):
+        # A later fit of the same network (fine-tuning, say) must start at its own first epoch.
+        self.model._initial_epoch = None
+
+
+def elapsed_so_far(directory):
+    """What the run that left its backups in `directory` had taken, {"seconds", "cpu_seconds"}; zeros without any."""
+    elapsed = [{"seconds": 0.0, "cpu_seconds": 0.0}]
+    for path in directory.glob("*.npz"):
+        with np.load(path) as saved:
+            elapsed.append(json.loads(str(saved["state"]))["elapsed"])
+    return max(elapsed, key=lambda each: each["seconds"])
+
+
+def epochs(model, count, callbacks):
+    """Runs `callbacks` around a training loop of one's own, as `fit` runs them around its steps.
+
+        for epoch, logs in epochs(agent, hp["epochs"], callbacks):
+            logs["loss"] = ...
+
+    Yields the number of each epoch and the dictionary that its callbacks get at its end. A resumed run goes on with
+    the epoch after the last whole one. `model` is a compiled `keras.Model`; it may set `stop_training`.
+    """
+    callback_list = keras.callbacks.CallbackList(
+        callbacks, add_history=True, add_progbar=True, model=model, epochs=count, steps=1, verbose="auto"
+    )
+    model.stop_training, model._initial_epoch = False, None
+    callback_list.on_train_begin()
+    for epoch in range(model._initial_epoch or 0, count):
+        logs = {}
+        callback_list.on_epoch_begin(epoch)
+        yield epoch, logs
+        callback_list.on_train_batch_end(0, logs)
+        callback_list.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    callback_list.on_train_end()

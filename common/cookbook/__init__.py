@@ -1,0 +1,1 @@
+"""What runs the cookbook, and no copy of a recipe contains."""

@@ -1,0 +1,273 @@
+"""Writes a recipe as one file of its own: what it names of `common` below its own code, and a plain main."""
+
+import ast
+import pathlib
+import re
+import shutil
+import sys
+import textwrap
+
+from common.cookbook import catalogue, errors
+
+COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # What the cookbook reads; the copy has none.
+DISTRIBUTIONS = {  # The import names that differ from their line in requirements.txt by more than _ for -.
+    "sklearn": ["scikit-learn"],
+    "keras_tuner": ["keras-tuner", "tensorboard"],
+    "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],
+}
+
+MAIN = '''
+def main():
+    """Trains, saves, evaluates, and prints the figures."""
+    hp = configure(keras_tuner.HyperParameters())
+    ranges = "\\n".join(f"  {{each.name}}={{each.default}}  ({{allowed(each)}})" for each in hp.space)
+    parser = argparse.ArgumentParser(epilog=ranges, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="name=value", help="see below")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="a few examples, in seconds")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("{stem}"), help="output directory")
+    options = parser.parse_args()
+    hp.values.update(TINY if options.tiny else {{}})
+    try:
+        set_values(hp, options.set)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+{prepare}    record = {{"hyperparameters": hp.values, "seed": options.seed, "history": {{}}}}
+    log = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: record["history"].setdefault(log.model.name, []).append(dict(logs))
+    )
+    trained = train(hp, options.seed, [log])
+{save}    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
+    record["figures"] = evaluate(trained, hp)
+    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
+    for name, value in record["figures"].items():
+        print(f"{{name:24}} {{value:.6g}}")
+{show}    print(f"Files in {{options.out}}")
+
+
+if __name__ == "__main__":
+    main()
+'''
+PREPARE = """    for name in {names}:  # Before `train` sets the seed, since preparing data moves the random state.
+        tfds.builder(name).download_and_prepare()
+"""
+SAVE_MODELS = """    for name, model in (trained if isinstance(trained, dict) else {"model": trained}).items():
+        keras.Model(model.inputs, model.outputs, name=model.name).save(options.out / f"{name}.keras")
+"""
+SAVE = """    save(trained, options.out)
+"""
+SAVE_ASSETS = """    for name, text in assets(hp).items():
+        (options.out / name).write_text(text, encoding="utf-8")
+"""
+SAVE_SHOWN = """    for name, shown in show(trained, hp).items():
+        if isinstance(shown, str):
+            print(f"\\n{shown}")
+        else:
+            shown.savefig(options.out / f"{name}.png")
+"""
+SEARCH = """\
+Search its hyperparameters with KerasTuner:
+
+    class Search(keras_tuner.RandomSearch):
+        def run_trial(self, trial):
+            {score}
+
+    space = keras_tuner.HyperParameters()
+    for name in {pinned}:
+        space.Fixed(name, configure(keras_tuner.HyperParameters())[name])
+    Search(objective=keras_tuner.Objective("{metric}", "{direction}"), hyperparameters=configure(space)).search()
+"""
+
+
+class Module:
+    """The top-level statements of one source file."""
+
+    def __init__(self, path):
+        self.path = path
+        self.lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self.tree = ast.parse("".join(self.lines))
+        self.definitions = {}  # {name: the statement that defines it, or adds to it}
+        self.imports = {}  # {name: import statement}
+        self.siblings = {}  # {name: module of `common` that it comes from}
+        for node in self.tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                self.definitions.setdefault(node.name, []).append(node)
+            elif isinstance(node, ast.Assign):
+                for name in bound_names(node):
+                    self.definitions.setdefault(name, []).append(node)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                self.note_import(node)
+
+    def note_import(self, node):
+        for alias in node.names:
+            name = alias.asname or alias.name.split(".")[0]
+            renamed = f" as {alias.asname}" if alias.asname else ""
+            if isinstance(node, ast.Import):
+                self.imports[name] = f"import {alias.name}{renamed}"
+            elif node.module == "common.datasets":
+                self.imports[name] = f"import {alias.name}{renamed}"
+            elif node.module.startswith("common."):
+                self.siblings[alias.name] = node.module.removeprefix("common.")
+            else:
+                self.imports[name] = f"from {node.module} import {alias.name}{renamed}"
+
+    def source(self, node):
+        """The statement's text, with its decorators and the comment lines right above it."""
+        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]) - 1
+        while first > 0 and self.lines[first - 1].startswith("#"):
+            first -= 1
+        return "".join(self.lines[first : node.end_lineno]).rstrip()
+
+    def body(self):
+        """All but imports, docstring, main guard and what belongs to the cookbook alone."""
+        lines = list(self.lines)
+        for node in self.tree.body:
+            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            is_cookbook = isinstance(node, ast.Assign) and not set(bound_names(node)).isdisjoint(COOKBOOK_ONLY)
+            if is_docstring or is_cookbook or isinstance(node, (ast.Import, ast.ImportFrom, ast.If)):
+                lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        return re.sub(r"\n{4,}", "\n\n\n", "".join(lines)).strip()
+
+
+def bound_names(assignment):
+    """The names that an assignment binds; `shuffle.counters = []` adds to `shuffle`."""
+    targets = [name for each in assignment.targets for name in (each.elts if isinstance(each, ast.Tuple) else [each])]
+    return [target.value.id if isinstance(target, ast.Attribute) else target.id for target in targets]
+
+
+def names_in(nodes):
+    """Every name that the statements read, those inside f-strings included."""
+    return {each.id for node in nodes for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def gather(recipe):
+    """What the recipe names of `common`, and what that names in turn.
+
+    Returns:
+        The texts of all definitions, in the order of their files, and {name: import statement} that they need.
+    """
+    modules, wanted = {}, set()
+
+    def visit(module_name, name):
+        if (module_name, name) in wanted:
+            return
+        wanted.add((module_name, name))
+        if module_name not in modules:
+            modules[module_name] = Module(catalogue.ROOT / "common" / f"{module_name}.py")
+        module = modules[module_name]
+        if name not in module.definitions:
+            raise errors.RecipeError(f"{module.path} defines no {name!r}")
+        for used in names_in(module.definitions[name]):
+            if used in module.siblings:
+                visit(module.siblings[used], used)
+            elif used in module.definitions:
+                visit(module_name, used)
+
+    for name, module_name in recipe.siblings.items():
+        visit(module_name, name)
+    texts, imports = [], {}
+    for module_name, module in sorted(modules.items()):
+        nodes = [
+            node
+            for node in module.tree.body
+            if any(node in module.definitions[name] for other, name in wanted if other == module_name)
+        ]
+        texts += [module.source(node) for node in nodes]
+        imports |= {name: module.imports[name] for name in names_in(nodes) if name in module.imports}
+    return texts, imports
+
+
+def import_lines(statements):
+    """Sorted import statements: the standard library, then the rest."""
+
+    def is_standard(line):
+        return line.split()[1].split(".")[0] in sys.stdlib_module_names
+
+    ordered = sorted(statements, key=lambda line: (line.startswith("from"), line))
+    groups = [[line for line in ordered if is_standard(line) == standard] for standard in (True, False)]
+    return "\n\n".join("\n".join(group) for group in groups if group)
+
+
+def requirements(code):
+    """The lines of requirements.txt that the code's imports need."""
+    lines = (catalogue.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    known = {re.split(r"[<>=!~\s]", line)[0]: line.split("#")[0].strip() for line in lines if line[:1].isalpha()}
+    roots = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    wanted = [name for root in roots for name in DISTRIBUTIONS.get(root, [root])]
+    return [line for name, line in known.items() if name in wanted or name.replace("-", "_") in wanted]
+
+
+def docstring(entry, needed, target, recipe):
+    """The recipe's docstring with commands for the copy."""
+    monitor = entry.promise["monitor"]
+    choose = "max" if monitor["better"] == "higher" else "min"
+    before, commands, after = re.split(r"\n\n(    python -m .*(?:\n    .*)*)", entry.docstring.rstrip(), maxsplit=1)
+    if "validate" in recipe.definitions:
+        score = f'hp = trial.hyperparameters\n            return validate(train(hp, 0), hp)["{monitor["metric"]}"]'
+    else:
+        score = (
+            "history = keras.callbacks.History()\n            train(trial.hyperparameters, 0, [history])\n"
+            f'            return {choose}(history.history["{monitor["metric"]}"])'
+        )
+    search = SEARCH.format(metric=monitor["metric"], score=score, direction=choose, pinned=entry.pinned)
+    install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)
+    lines = [" \\\\\n        ".join(install), f"python {target.name} --seed 0"]
+    for line in re.findall(r"python -c .*", commands):  # "from recipes.seq2seq import chatbot; chatbot.chat(...)"
+        line = re.sub(r"from recipes\.\w+ import (\w+); \1", f"import {target.stem}; {target.stem}", line)
+        lines.append(re.sub(r"saved_models/\w+/\w+", target.stem, line))
+    commands = "\n".join(f"    {line}" for line in lines)
+    return f'"""{before}\n\n{commands}{after}\n\n{search}"""'
+
+
+def copy(entry, target):
+    """Writes the recipe to the file `target`, its TFDS builder beside it unless one of that name is there already.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        errors.RecipeError: the file exists already, or is not a .py file name.
+    """
+    target = pathlib.Path(target)
+    if target.suffix != ".py" or not target.stem.isidentifier():
+        raise errors.RecipeError(f"{target} is not a .py file name")
+    if target.exists():
+        raise errors.RecipeError(f"{target} already exists; not overwritten")
+    recipe = Module(entry.path)
+    inlined, needed_imports = gather(recipe)
+    settings = Module(catalogue.ROOT / "common" / "cookbook" / "settings.py")
+    inlined += [settings.source(node) for name in ("allowed", "set_values") for node in settings.definitions[name]]
+    names = [name for name in entry.promise["data"] if not name.startswith("environment/")]
+    main = MAIN.format(
+        stem=target.stem,
+        prepare=PREPARE.format(names=names) if names else "",
+        save=(SAVE if "save" in recipe.definitions else SAVE_MODELS)
+        + (SAVE_ASSETS if "assets" in recipe.definitions else ""),
+        show=SAVE_SHOWN if "show" in recipe.definitions else "",
+    )
+    code = "\n\n\n".join([recipe.body(), *inlined]) + "\n\n" + main.rstrip()
+    available = {name: f"import {name}" for name in ("argparse", "json", "pathlib", "keras_tuner", "keras")}
+    available |= {"tfds": "import tensorflow_datasets as tfds", **needed_imports, **recipe.imports}
+    used = names_in([ast.parse(code)])
+    imports = import_lines({line for name, line in available.items() if name in used})
+    needed = requirements(imports)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = f"{docstring(entry, needed, target, recipe)}\n\n{imports}\n\n{code}\n"
+    target.write_text(text, encoding="utf-8")
+    builders = [
+        alias.name
+        for node in recipe.tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "common.datasets"
+        for alias in node.names
+    ]
+    for name in builders:
+        if not (target.parent / name).exists():
+            source = catalogue.ROOT / "common" / "datasets" / name
+            shutil.copytree(source, target.parent / name, ignore=shutil.ignore_patterns("__pycache__"))
+    beside = f", with its dataset builder in {', '.join(builders)}/" if builders else ""
+    return f"{target} written{beside}. It needs:\n" + "\n".join(f"  {line}" for line in needed)

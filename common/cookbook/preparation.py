@@ -1,0 +1,97 @@
+"""Makes a recipe's data ready before its seed is set: preparing data moves the random state."""
+
+import pathlib
+import random
+import urllib.error
+import urllib.request
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import resource
+
+from common.cookbook import errors
+
+ENVIRONMENT = "environment/"  # What a recipe learns from by acting in it; there is nothing to prepare.
+
+
+class Unavailable(errors.RecipeError):
+    """A data set is neither on this machine nor to be downloaded."""
+
+
+def prepare(names):
+    """Prepares the data sets that are not yet, in order; leaves the random state of Python and NumPy as it was.
+
+    names: those of TFDS ("mnist", "glue/sst2"), or of an environment ("environment/CartPole-v1").
+
+    Raises:
+        Unavailable: a data set is neither on this machine nor to be downloaded.
+    """
+    state = random.getstate(), np.random.get_state()
+    try:
+        for name in names:
+            if not name.startswith(ENVIRONMENT):
+                prepare_one(name)
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+
+
+def prepare_one(name):
+    """Downloads and prepares a data set, having asked first whether that can succeed.
+
+    TFDS itself tries ten times, for minutes, to reach a host that is not there.
+
+    Raises:
+        Unavailable: names the data set, its size, where TFDS looks, and what to do.
+    """
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.DatasetNotFoundError as error:
+        raise Unavailable(f"TFDS knows no data set {name!r}") from error
+    if pathlib.Path(builder.data_path, "dataset_info.json").exists():
+        return
+    downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+    missing = {
+        url: info.size
+        for url, info in (builder.url_infos or {}).items()
+        if not (downloads / resource.get_dl_fname(url, info.checksum)).exists()
+    }
+    name, size = builder.info.full_name, f"{sum(missing.values()) / 2**20:.1f} MiB"
+    try:
+        for url in list(missing)[:1]:
+            print(f"{name}: downloading {size} to {downloads}")
+            reach(url)
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unavailable(
+            f"data set {name} ({size} to download) is not prepared in {builder.data_path} and could not be: {reason}; "
+            f"with a network run this again, or put the prepared folder there (TFDS_DATA_DIR names another place)"
+        ) from error
+
+
+def reach(url):
+    """Asks once whether a host answers; any answer will do."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        pass
+
+
+def describe(recipe):
+    """Version and number of examples of every split that the recipe names, by data set."""
+    described = {}
+    for name in recipe.PROMISE["data"]:
+        if name.startswith(ENVIRONMENT):
+            described[name] = {"splits": recipe.SPLITS}
+            continue
+        info = tfds.builder(name).info
+        # A data set that another is made of may have other splits.
+        splits = {split: info.splits[part].num_examples for split, part in recipe.SPLITS.items() if has(info, part)}
+        described[name] = {"version": str(info.version), "splits": splits}
+    return described
+
+
+def has(info, part):
+    """Whether a data set has the split "train[:90%]" or each of "a[:10]+b[:10]"."""
+    return all(piece.split("[")[0] in info.splits for piece in part.split("+"))

@@ -1,0 +1,139 @@
+"""What a run measured: its results file, and the figures in words. No TensorFlow here."""
+
+import json
+import os
+import statistics
+
+from common import files
+
+
+def read_json(path):
+    """What a JSON file holds, None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def score(histories, monitor):
+    """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
+
+    histories: {model's name: {metric: one value an epoch}}.
+    monitor: the promise's {"metric", "better"}.
+    """
+    values = [history[monitor["metric"]] for history in histories.values() if monitor["metric"] in history][-1]
+    return max(values) if monitor["better"] == "higher" else min(values)
+
+
+def throughput(histories):
+    """Examples per second of every fit, by its median epoch."""
+    name = "examples_per_second"
+    return {model: statistics.median(history[name]) for model, history in histories.items() if name in history}
+
+
+def figure_of(promise, measured):
+    """The promised figure over the seeds: name, better, mean, sd, values; measured: one dictionary a seed."""
+    name = promise["figure"]["metric"]
+    values = [metrics[name] for metrics in measured]
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {**promise["figure"], "name": name, "mean": statistics.fmean(values), "sd": sd, "values": values}
+
+
+def collect(promise, measured, elapsed, scores):
+    """The part of a results file that is computed from the runs of several seeds.
+
+    measured: one {metric: value} a seed; elapsed: one {"seconds", "cpu_seconds"} a seed; scores: one a seed.
+    """
+    baseline = promise["baseline"]
+    figure = figure_of(promise, measured)
+    del figure["metric"]
+    return {
+        "figure": figure,
+        "metrics": {name: statistics.fmean(metrics[name] for metrics in measured) for name in measured[0]},
+        "baseline": {
+            "name": baseline["name"],
+            "value": statistics.fmean(metrics[baseline["metric"]] for metrics in measured),
+        },
+        "published": promise["published"],
+        **{name: statistics.fmean(run[name] for run in elapsed) for name in elapsed[0]},
+        "score": {"name": promise["monitor"]["metric"], "values": scores},
+    }
+
+
+def assignments(values):
+    """Hyperparameters as `--set` takes them: "units=64 learning_rate=0.001"."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()
+    )
+
+
+def number(value):
+    """A figure as text: five significant digits."""
+    return f"{value:.5g}"
+
+
+def spread(figure):
+    """A figure over its seeds: "0.9934 ± 0.0003", without the spread where one seed shows none."""
+    if len(figure["values"]) == 1:
+        return number(figure["mean"])
+    decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
+    return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
+
+
+def published(promise_or_results):
+    """Where the published figure is from, and which metric it is compared with if not the promised figure."""
+    told = promise_or_results["published"]
+    return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
+
+
+def result_line(results):
+    """The docstring's Result, from a results file."""
+    figure, seeds = results["figure"], len(results["seeds"])
+    over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
+    cores = results["machine"]["cores"]
+    cpu = f" ({results['cpu_seconds'] / 60:.1f} of CPU)" if "cpu_seconds" in results else ""
+    return (
+        f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
+        f"{results['seconds'] / 60:.1f} minutes a run{cpu} on {cores} core{'s' if cores > 1 else ''}"
+    )
+
+
+def tolerance(results, promise):
+    """How far `verify` may find itself off: three standard deviations, or the recipe's own where that is wider."""
+    return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
+
+
+def report(results, out):
+    """Prints the figure beside the baseline's and the published one."""
+    figure, goal = results["figure"], results["published"]
+    compared = results["metrics"][goal.get("metric", figure["name"])]
+    passed = compared > goal["value"] if figure["better"] == "higher" else compared < goal["value"]
+    name = figure["name"].replace("_", " ")
+    rows = [
+        (name, spread(figure), f"{figure['better']} is better, on test"),
+        ("baseline", number(results["baseline"]["value"]), results["baseline"]["name"]),
+        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed else 'not reached'}"),
+    ]
+    rows += [(f"  {key.replace('_', ' ')}", number(value), "") for key, value in results["metrics"].items()]
+    width = max(len(row[0]) for row in rows)
+    print("\n" + "\n".join(f"{label:{width}}  {value:>18}  {note}".rstrip() for label, value, note in rows))
+    print(f"{results['seconds']:.0f} seconds a run; files in {out}")
+
+
+def record(results, out):
+    """Makes `run.json` the recorded `results.json`, unless that has more seeds with the same hyperparameters."""
+    recorded = read_json(out / "results.json")
+    keep_record = (
+        recorded
+        and recorded["hyperparameters"] == results["hyperparameters"]
+        and len(recorded["seeds"]) > len(results["seeds"])
+    )
+    if keep_record:
+        print(f"The recorded figure is {spread(recorded['figure'])}; this run's results are in run.json.")
+    else:
+        os.replace(out / "run.json", out / "results.json")
+
+
+def add_variant(out, name, values, variant):
+    """Adds a variant's results to the `results.json` in `out`."""
+    results = read_json(out / "results.json")
+    chosen = ("metrics", "seconds", "cpu_seconds", "examples_per_second", "seeds")
+    results.setdefault("variants", {})[name] = {"values": values, **{key: variant[key] for key in chosen}}
+    files.write_json(out / "results.json", results)

@@ -1,0 +1,265 @@
+"""Runs a recipe and keeps what the run leaves behind."""
+
+import csv
+import io
+import os
+import pathlib
+import platform
+import shutil
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from common import callbacks, data, files, plots
+from common.cookbook import errors, preparation, results, settings
+
+
+def clocks():
+    """Seconds on the wall, and of all processor cores together, which on a shared machine are the ones to compare."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+
+
+class Run:
+    """One training from one seed: its callbacks, and the time that it takes.
+
+    out: the directory of the run's files.
+    seed: the run's seed.
+    histories: {seed: {model's name: {metric: one value an epoch}}}, filled as the run goes on.
+    resume: take up what a killed run left.
+    """
+
+    def __init__(self, out, seed, histories, resume):
+        backup = out / "backup" / f"seed-{seed}"
+        before = callbacks.elapsed_so_far(backup) if resume else {}
+        self.start = {name: now - before.get(name, 0.0) for name, now in clocks().items()}
+        self.stages = histories[seed] = {}
+        self.resume = callbacks.Resume(backup, self.stages, self.elapsed, resume)
+        self.callbacks = [
+            callbacks.Throughput(),
+            self.resume,
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: write_history(out / "history.csv", histories)
+            ),
+            callbacks.Logs(out / "logs" / f"seed-{seed}"),
+            callbacks.StopAtNaN(),
+            callbacks.Progress(),
+        ]
+
+    def elapsed(self):
+        """What the run has taken, {"seconds", "cpu_seconds"}, the time before an interruption included."""
+        return {name: now - self.start[name] for name, now in clocks().items()}
+
+    def rescue(self, path):
+        """Saves the model as of the last finished epoch of the fit that was interrupted; says so in words."""
+        if not self.stages or not self.resume.path.exists():
+            return "no epoch was finished"
+        epochs = self.resume.load()["epochs"]
+        model = self.resume.model
+        if not getattr(model, "inputs", None):
+            return f"epoch {epochs} is kept in {self.resume.path}"
+        save_model(model, path)
+        return f"epoch {epochs} is kept in {path}"
+
+
+def save_model(model, path):
+    """Saves for inference: without optimizer, loss and metrics, so that a default `load_model` needs none of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keras.Model(model.inputs, model.outputs, name=model.name).save(path)
+
+
+def write_history(path, histories):
+    """Writes one row an epoch: seed, model, epoch and every metric of any model.
+
+    histories: {seed: {model's name: {metric: one value an epoch}}}.
+    """
+    metrics = sorted({metric for models in histories.values() for history in models.values() for metric in history})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["seed", "model", "epoch", *metrics])
+    for seed, models in histories.items():
+        for model, history in models.items():
+            for epoch in range(max(map(len, history.values()), default=0)):
+                values = [history[metric][epoch] if metric in history else "" for metric in metrics]
+                writer.writerow([seed, model, epoch + 1, *values])
+    files.write_text(path, text.getvalue())
+
+
+def machine():
+    """What the figures were measured on."""
+    processor = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "system": platform.system(),
+    }
+
+
+def versions():
+    """What a figure may depend on, beside the machine."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def claim(out, entry, identity, resume, own):
+    """Makes `out` ready for a run, or refuses.
+
+    identity: what must be the same for a run to be resumed: recipe, hyperparameters, seeds.
+    own: whether `out` is the recipe's own directory, where results of other defaults may be replaced.
+
+    Raises:
+        errors.RecipeError: the directory is another recipe's or another setting's, or there is nothing to resume.
+    """
+    recorded = results.read_json(out / "results.json")
+    if recorded and recorded["recipe"] != entry.name:
+        raise errors.RecipeError(f"{out} holds results of {recorded['recipe']}: choose another --out")
+    if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
+        raise errors.RecipeError(f"{out} holds results of other hyperparameters: choose another --out")
+    backup = out / "backup"
+    started = results.read_json(backup / "run.json")
+    if resume and not started:
+        raise errors.RecipeError(f"nothing to resume in {out}: start without --resume")
+    if resume:
+        for key, value in identity.items():
+            if started[key] != value:
+                raise errors.RecipeError(f"{out} holds a run of {difference(key, started[key], value)}")
+        return
+    if started and started["recipe"] != entry.name:
+        raise errors.RecipeError(f"{out} holds an unfinished run of {started['recipe']}: choose another --out")
+    if started:
+        previous = out / "backup-previous"
+        shutil.rmtree(previous, ignore_errors=True)
+        backup.rename(previous)
+        print(f"An unfinished run was moved to {previous}; --resume would have continued it.")
+    files.write_json(backup / "run.json", identity)
+
+
+def difference(key, started, given):
+    """Says in words why a run can't be resumed."""
+    if key != "hyperparameters":
+        return f"{key} {started}, not {given}: give the same, or another --out"
+    changed = [name for name in given if started.get(name) != given[name]]
+    return "; ".join(f"{name}={started.get(name)}, not {given[name]}" for name in changed) + ": give the same --set"
+
+
+def validation_score(recipe, model, hp, histories):
+    """What a search compares: the best epoch's monitored value, or, without a fit, the recipe's own validation."""
+    monitor = recipe.PROMISE["monitor"]
+    if hasattr(recipe, "validate"):
+        return float(recipe.validate(model, hp)[monitor["metric"]])
+    return results.score(histories, monitor)
+
+
+def execute(entry, recipe, values, seeds, out, resume=False, own=False):
+    """Trains, evaluates and keeps: one run per seed, the first seed's model and pictures.
+
+    Returns:
+        The results, which `run.json` holds from then on.
+    """
+    hp = settings.build(recipe.configure, values)
+    promise = recipe.PROMISE
+    claim(out, entry, {"recipe": entry.name, "hyperparameters": dict(hp.values), "seeds": seeds}, resume, own)
+    preparation.prepare(promise["data"])
+    histories, measured, elapsed, scores = {}, [], [], []
+    for seed in seeds:
+        keras.backend.clear_session()
+        data.shuffle.counters.clear()
+        run = Run(out, seed, histories, resume)
+        try:
+            model = recipe.train(hp, seed, run.callbacks)
+        except KeyboardInterrupt:
+            message = f"stopped; {run.rescue(out / 'model.keras')}; --resume goes on"
+            raise errors.RecipeError(message) from None
+        except callbacks.Diverged as error:
+            raise errors.RecipeError(f"{error}; {run.rescue(out / 'model.keras')}") from None
+        measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
+        scores.append(validation_score(recipe, model, hp, run.stages))
+        elapsed.append(run.elapsed())
+        name = promise["figure"]["metric"]
+        print(
+            f"Seed {seed}: {name.replace('_', ' ')} {results.number(measured[-1][name])}, "
+            f"{elapsed[-1]['seconds']:.0f} seconds, {elapsed[-1]['cpu_seconds']:.0f} of CPU"
+        )
+        if seed == seeds[0]:
+            keep(out, recipe, model, hp, run.stages)
+    collected = {
+        "recipe": entry.name,
+        "seeds": seeds,
+        **results.collect(promise, measured, elapsed, scores),
+        "examples_per_second": results.throughput(histories[seeds[0]]),
+        "hyperparameters": dict(hp.values),
+        "data": preparation.describe(recipe),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    files.write_json(out / "run.json", collected)
+    shutil.rmtree(out / "backup")
+    return collected
+
+
+def keep(out, recipe, model, hp, histories):
+    """Saves model, vocabulary, learning curve, and what the recipe shows of itself.
+
+    model: what `train` returned: a Keras model; several by name, one of them "model"; or what `save` knows to save.
+    """
+    if hasattr(recipe, "save"):
+        recipe.save(model, out)
+    else:
+        for name, each in (model if isinstance(model, dict) else {"model": model}).items():
+            save_model(each, out / f"{name}.keras")
+    if hasattr(recipe, "assets"):
+        for name, text in recipe.assets(hp).items():
+            files.write_text(out / name, text)
+    shown = recipe.show(model, hp)
+    if histories:
+        shown = {"curve": plots.curve(histories, recipe.PROMISE["monitor"]["metric"]), **shown}
+    for name, each in shown.items():
+        if isinstance(each, str):
+            files.write_text(out / f"{name}.txt", each + "\n")
+            print(f"\n{each}")
+        else:
+            each.savefig(out / f"{name}.png")
+
+
+def compare_variants(entry, recipe, seed, out, resume):
+    """Trains the recipe's variants and adds their figures to `results.json`."""
+    if not results.read_json(out / "results.json"):
+        raise errors.RecipeError(
+            f"variants are compared with a finished run: run {entry.name} without --variants first"
+        )
+    if not recipe.VARIANTS:
+        raise errors.RecipeError(f"{entry.name} has no variants")
+    for name, values in recipe.VARIANTS.items():
+        print(f"\nVariant: {name} ({results.assignments(values)})")
+        directory = out / "variants" / name.replace(" ", "_")
+        unfinished = resume and (directory / "backup").exists()
+        variant = execute(entry, recipe, values, [seed], directory, unfinished, own=True)
+        results.report(variant, directory)
+        results.add_variant(out, name, values, variant)
+
+
+def verify(entry, recipe):
+    """Runs the recipe again with its recorded first seed; returns whether the figure is as recorded."""
+    recorded = entry.results
+    if not recorded:
+        raise errors.RecipeError(f"{entry.name} has no recorded results to verify")
+    if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
+        raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it anew")
+    again = execute(entry, recipe, {}, recorded["seeds"][:1], entry.directory / "verify", own=True)
+    tolerance = results.tolerance(recorded, recipe.PROMISE)
+    found, mean = again["figure"]["mean"], recorded["figure"]["mean"]
+    within = abs(found - mean) <= tolerance
+    print(
+        f"{entry.name}: {again['figure']['name']} {results.number(found)} is {'within' if within else 'OUTSIDE'} "
+        f"{results.number(mean)} ± {results.number(tolerance)}"
+    )
+    return within
