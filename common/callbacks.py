@@ -179,7 +179,7 @@ class Resume(History):
         super().on_train_begin(logs)
         if not self.model.built:
             raise ValueError("a fit can only be resumed if the model has its weights before: begin it with keras.Input")
-        if self.model.optimizer is not None:
+        if getattr(self.model, "optimizer", None) is not None:
             self.model.optimizer.build(self.model.trainable_variables)
         if self.restore and self.path.exists():
             state = self.load()
@@ -214,7 +214,7 @@ def elapsed_so_far(directory):
     return max(elapsed, key=lambda each: each["seconds"])
 
 
-def epochs(model, count, callbacks):
+def epochs(model, count, callbacks, steps=None):
     """Runs `callbacks` around a training loop of one's own, as `fit` runs them around its steps.
 
         for epoch, logs in epochs(agent, hp["epochs"], callbacks):
@@ -222,9 +222,10 @@ def epochs(model, count, callbacks):
 
     Yields the number of each epoch and the dictionary that its callbacks get at its end. A resumed run goes on with
     the epoch after the last whole one. `model` is a compiled `keras.Model`; it may set `stop_training`.
+    `steps`: updates of its optimizer in an epoch, which `OneCycle` must know.
     """
     callback_list = keras.callbacks.CallbackList(
-        callbacks, add_history=True, add_progbar=True, model=model, epochs=count, steps=1, verbose="auto"
+        callbacks, add_history=True, add_progbar=True, model=model, epochs=count, steps=steps, verbose="auto"
     )
     model.stop_training, model._initial_epoch = False, None
     callback_list.on_train_begin()
@@ -232,7 +233,7 @@ def epochs(model, count, callbacks):
         logs = {}
         callback_list.on_epoch_begin(epoch)
         yield epoch, logs
-        callback_list.on_train_batch_end(0, logs)
+        callback_list.on_train_batch_end((steps or 1) - 1, logs)
         callback_list.on_epoch_end(epoch, logs)
         if model.stop_training:
             break

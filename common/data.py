@@ -33,22 +33,20 @@ shuffle.counters = []
 def bucket(tensors, lengths, edges, batch_size, shuffled=False):
     """Batches examples of similar length together, so that little is computed on padding, zeros on the right.
 
-    tensors: a structure of tensors or ragged tensors, a row of each an example.
-    lengths: (N,) int, of the examples in their order; or a list of these, one for each of several sequences.
-    edges: the length at which each bucket but the first begins; a batch is as long as its longest example. With
-        several sequences a list of edges for each, and a bucket for every combination.
-    shuffled: shuffles the examples first, see `shuffle`.
+    tensors: structure of tensors or ragged tensors, a row of each an example.
+    lengths: (N,) int, or a list of these for several sequences, which then have a bucket for every combination.
+    edges: the lengths, or a list for each sequence, at which all buckets but the first begin.
     """
     if not isinstance(lengths, list):
         lengths, edges = [lengths], [edges]
     places = [np.searchsorted(below, length, side="right") for length, below in zip(lengths, edges, strict=True)]
     buckets = np.ravel_multi_index(places, [len(below) + 1 for below in edges])  # (N,)
+    sizes = np.bincount(buckets)
     examples = tf.data.Dataset.from_tensor_slices((buckets.astype("int32"), tensors))
     # A slice of a ragged tensor is ragged by its type alone; `identity` makes it a tensor.
     examples = examples.map(lambda place, example: (place, tf.nest.map_structure(tf.identity, example))).cache()
     if shuffled:
         examples = shuffle(examples)
-    sizes = np.bincount(buckets)
     batches = examples.bucket_by_sequence_length(
         lambda place, example: place, list(range(1, len(sizes))), [batch_size] * len(sizes)
     )

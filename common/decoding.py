@@ -36,8 +36,7 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0):
 def greedy(step, tokens, states, length, end_token=None):
     """Returns the likeliest token at every step, up to `length` of them (N, length), 0 after `end_token`.
 
-    tokens (N,), states: the last token read and the states before it.
-    end_token: None writes `length` tokens into every row.
+    tokens (N,), states: the last token read and the states before it. Without `end_token` all rows are full.
     """
 
     @tf.function
@@ -61,13 +60,11 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
     """Returns the best sequences (N, beam_size, length), 0 after `end_token`, and their scores, best first.
 
     A score is log P(Y) / ((5 + |Y|) / 6) ** alpha, where |Y| counts the end token (Wu et al. 2016, section 7, eq. 14,
-    without its coverage penalty); alpha 0 is the plain log-probability. Finished and unfinished sequences compete by
-    their scores at every step. A sequence that has no end token by `length` counts as it stands, and with fewer
-    possible sequences than beams the last scores are minus infinity.
+    without its coverage penalty). Finished and unfinished sequences compete at every step; one without an end token by
+    `length` counts as it stands. With fewer possible sequences than beams the last scores are minus infinity.
 
     tokens (N,), states: the last token read and the states before it. `step` gets them `beam_size` times, as
         (N * beam_size, ...), the beams of a row side by side: what it closes over must be repeated likewise.
-    end_token: None writes `length` tokens into every sequence.
     """
 
     @tf.function
@@ -94,10 +91,10 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
             scores, best = tf.math.top_k(tf.reshape(totals / penalty[:, :, None], candidates), beam_size)
             log_probability = tf.gather(tf.reshape(totals, candidates), best, batch_dims=1)
             parents, chosen = best // vocabulary_size, best % vocabulary_size
-            written = tf.gather(written, parents, batch_dims=1)
+            written, lengths, finished = (
+                tf.gather(each, parents, batch_dims=1) for each in (written, lengths, finished)
+            )
             written = tf.where(tf.range(length) == position, chosen[:, :, None], written)
-            lengths = tf.gather(lengths, parents, batch_dims=1)
-            finished = tf.gather(finished, parents, batch_dims=1)
             flat_parents = tf.reshape(tf.range(rows)[:, None] * beam_size + parents, (-1,))
             states = [tf.gather(state, flat_parents) for state in states]
             tokens = tf.reshape(chosen, (-1,))

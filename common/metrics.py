@@ -1,27 +1,32 @@
-"""Measures that a mean over batches would get wrong."""
+"""Means over tokens, which a mean over batches would get wrong."""
 
 import keras
 from keras import ops
 
 
-class Perplexity(keras.metrics.Metric):
-    """exp(sum of the tokens' losses / number of tokens), the same whatever the batches.
+class TokenMean(keras.metrics.Mean):
+    """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, the same whatever the batches.
 
-    Takes token ids (...) and logits (..., V), over a natural logarithm. `sample_weight` (...) leaves padding out: it
-    is 0 there, and the same for all tokens that count. In `compile` it belongs into `weighted_metrics`, or Keras keeps
-    the weights from it. Without a single token it is 1, the exponential of no loss at all.
+    `sample_weight` (B, T) is 0 on padding and the same on all tokens that count; in `compile` the metric belongs into
+    `weighted_metrics`, or Keras keeps the weights from it. Without a single token the mean is 0.
     """
 
-    def __init__(self, name="perplexity", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.total = self.add_weight(name="total", initializer="zeros")
-        self.count = self.add_weight(name="count", initializer="zeros")
+    def __init__(self, measure, name):
+        super().__init__(name=name)
+        self.measure = measure
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        losses = keras.losses.sparse_categorical_crossentropy(y_true, ops.cast(y_pred, self.dtype), from_logits=True)
-        weights = ops.ones_like(losses) if sample_weight is None else ops.cast(sample_weight, self.dtype)
-        self.total.assign_add(ops.sum(losses * weights))
-        self.count.assign_add(ops.sum(weights))
+        values = self.measure(y_true, y_pred)
+        weights = ops.ones_like(values) if sample_weight is None else sample_weight
+        # As one row: Keras divides the sum over every other axis by its padded length.
+        super().update_state(ops.reshape(values, (-1,)), ops.reshape(weights, (-1,)))
+
+
+class Perplexity(TokenMean):
+    """exp(mean cross-entropy of the tokens), from token ids (B, T) and logits (B, T, V); natural logarithm."""
+
+    def __init__(self, name="perplexity"):
+        super().__init__(keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None), name)
 
     def result(self):
-        return ops.exp(ops.divide_no_nan(self.total, self.count))
+        return ops.exp(super().result())

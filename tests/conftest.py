@@ -1,10 +1,12 @@
 """What several test files share: every recipe found in the folder, and one tiny run of each."""
 
+import collections
 import gc
 import importlib
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -17,36 +19,85 @@ import keras
 import pytest
 from xdist.scheduler import loadscope
 
-from common import catalogue, data, errors, runner
+from common.cookbook import catalogue, errors, preparation, runs, settings
 
 NAMES = [entry.name for entry in catalogue.entries()]
+# Small recipes of every kind that the shape must carry; what holds for a recipe holds for them.
+KINDS = [f"kinds.{path.stem}" for path in sorted((pathlib.Path(__file__).parent / "kinds").glob("[a-z]*.py"))]
 
 
 def pytest_generate_tests(metafunc):
     chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "name"]
     if "name" in metafunc.fixturenames and not chosen:
-        metafunc.parametrize("name", NAMES)
+        recorded = metafunc.definition.get_closest_marker("recorded")
+        metafunc.parametrize("name", NAMES if recorded else NAMES + KINDS)
 
 
 class ByRecipe(loadscope.LoadScopeScheduling):
     """Gives all tests of a recipe to one of the parallel workers, so that its tiny run is made once."""
 
     def _split_scope(self, nodeid):
-        return next((name for name in NAMES if f"[{name}]" in nodeid), super()._split_scope(nodeid))
+        return next((name for name in NAMES + KINDS if f"[{name}]" in nodeid), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config, log):
     return ByRecipe(config, log)
 
 
+def cpu_seconds():
+    """What this process has taken, its finished children, and the processes that run scripts for it."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + OtherProcess.cpu_seconds
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Notes the CPU seconds since the report before: those of this phase of the test."""
+    report = yield
+    now = cpu_seconds()
+    report.user_properties.append(("cpu", now - getattr(item.session, "cpu_before", now)))
+    item.session.cpu_before = now
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the CPU seconds that the tests of each recipe have cost."""
+    cost = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                owner = next((name for name in NAMES + KINDS if f"[{name}" in report.nodeid), "everything else")
+                cost[owner] += sum(value for name, value in report.user_properties if name == "cpu")
+    if len(cost) > 1:
+        terminalreporter.section("CPU seconds")
+        for owner, seconds in cost.most_common():
+            terminalreporter.write_line(f"{seconds:7.1f}  {owner}")
+
+
 @pytest.fixture
 def entry(name):
+    return entry_of(name)
+
+
+def entry_of(name):
+    if name in KINDS:
+        return catalogue.Entry(name, pathlib.Path(__file__).parent / "kinds" / f"{name.split('.')[1]}.py")
     return catalogue.entry(name)
 
 
 @pytest.fixture
 def recipe(name):
-    return importlib.import_module(f"recipes.{name}")
+    return module_of(name)
+
+
+def module_of(name):
+    return importlib.import_module(name if name in KINDS else f"recipes.{name}")
+
+
+@pytest.fixture
+def hp(recipe):
+    """The hyperparameters of a tiny run."""
+    return settings.build(recipe.configure, recipe.TINY)
 
 
 class Killed(Exception):
@@ -54,42 +105,63 @@ class Killed(Exception):
 
 
 class KillAt(keras.callbacks.Callback):
+    """Kills the first fit that reaches `epoch`, counted from 0; of a run whose fits are shorter the second fit."""
+
     def __init__(self, epoch):
         super().__init__()
-        self.epoch = epoch
+        self.epoch, self.fits = epoch, 0
+
+    def on_train_begin(self, logs=None):
+        self.fits += 1
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
+        if epoch == self.epoch or self.fits == 2:
             raise Killed
 
 
 class TinyRun:
-    """A finished `--tiny` run: its results, the folder of its files, and the model that `train` returned."""
+    """A `--tiny` run that was killed once and resumed: results, directory, the models that `train` returned."""
 
     def __init__(self, name, out):
-        entry, recipe = catalogue.entry(name), importlib.import_module(f"recipes.{name}")
-        self.out, self.splits_of_training = out, []
-        original = recipe.train, recipe.load_data
+        self.entry, self.recipe, self.out = entry_of(name), module_of(name), out
+        self.splits_of_training, self.killed = [], False
+        original = self.recipe.train
 
-        def train(*arguments):
-            def load_data(hp, split, *others, **options):
+        def train_until_killed(hp, seed, callbacks):
+            return original(hp, seed, [*callbacks, KillAt(1)])
+
+        def train_watched(hp, seed, callbacks):
+            load_data = self.recipe.load_data
+
+            def watched(hp, split, *others, **options):
                 self.splits_of_training.append(split)
-                return original[1](hp, split, *others, **options)
+                return load_data(hp, split, *others, **options)
 
-            recipe.load_data = load_data
+            self.recipe.load_data = watched
             try:
-                trained = original[0](*arguments)
+                trained = original(hp, seed, callbacks)
             finally:
-                recipe.load_data = original[1]
-            self.model = next(iter(trained.values())) if isinstance(trained, dict) else trained
+                self.recipe.load_data = load_data
+            self.models = trained if isinstance(trained, dict) else {"model": trained}
             return trained
 
-        recipe.train = train
         try:
-            self.results = runner.execute(entry, recipe, recipe.TINY, [0], out)
-            self.stages = list(self.results["examples_per_second"])
+            self.recipe.train = train_until_killed
+            try:
+                self.results = self.execute()
+            except Killed:
+                self.killed = True
+            self.recipe.train = train_watched
+            self.results = self.execute(resume=self.killed)
         finally:
-            recipe.train = original[0]
+            self.recipe.train = original
+
+    def execute(self, resume=False):
+        return runs.execute(self.entry, self.recipe, self.recipe.TINY, [0], self.out, resume)
+
+    @property
+    def model(self):
+        return self.models["model"]
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +173,7 @@ def tiny_runs(tmp_path_factory):
         if name not in finished:
             try:
                 finished[name] = TinyRun(name, tmp_path_factory.mktemp(name))
-            except data.Unavailable as error:
+            except preparation.Unavailable as error:
                 finished[name] = error
             # What a run leaves in memory stays: to look for garbage in it again and again takes a while.
             gc.freeze()
@@ -117,8 +189,16 @@ def tiny_run(name, tiny_runs):
     return tiny_runs(name)
 
 
+@pytest.fixture
+def keras_run(tiny_run):
+    """The tiny run of a recipe that trains a Keras model; of the others there is nothing to test."""
+    if not isinstance(tiny_run.model, keras.Model):
+        pytest.skip("no Keras model")
+    return tiny_run
+
+
 RUN_SCRIPTS = """
-import contextlib, io, json, os, runpy, sys, traceback
+import contextlib, gc, io, json, os, runpy, sys, time, traceback
 
 for line in sys.stdin:
     folder, *sys.argv = json.loads(line)
@@ -131,7 +211,8 @@ for line in sys.stdin:
         except BaseException:
             failure = traceback.format_exc()
     del sys.path[0]
-    print(json.dumps([output.getvalue(), failure]), flush=True)
+    gc.freeze()
+    print(json.dumps([output.getvalue(), failure, time.process_time()]), flush=True)
 """
 
 
@@ -141,6 +222,8 @@ class OtherProcess:
     One for many scripts, since importing TensorFlow takes longer than most of them.
     """
 
+    cpu_seconds = 0.0  # Of all of them.
+
     def __init__(self):
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", RUN_SCRIPTS],
@@ -148,11 +231,14 @@ class OtherProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.before = 0.0
 
     def run(self, script, *arguments, folder):
         """Runs `python SCRIPT ARGUMENTS` in a folder; returns what it printed."""
         print(json.dumps([str(each) for each in (folder, script, *arguments)]), file=self.process.stdin, flush=True)
-        output, failure = json.loads(self.process.stdout.readline())
+        output, failure, now = json.loads(self.process.stdout.readline())
+        OtherProcess.cpu_seconds += now - self.before
+        self.before = now
         assert failure is None, failure
         return output
 

@@ -1,17 +1,23 @@
 """`python -m recipes`, and what a recipe's command line does with mistakes."""
 
 import errno
+import importlib.util
+import json
 import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
-from common import catalogue, errors, files, runner, settings, training
+from common import callbacks, files
+from common.cookbook import catalogue, command_line, copying, errors, preparation, results, runs, settings
+from conftest import OtherProcess
 from recipes import __main__ as commands
 
 NAME = "seq2seq.addition"
@@ -49,7 +55,7 @@ def test_an_unknown_recipe_is_told_in_one_line(capsys):
 
 def test_help_lists_the_hyperparameters(capsys):
     with pytest.raises(SystemExit, match="^0$"):
-        runner.run(f"recipes.{NAME}", ["--help"])
+        command_line.main(f"recipes.{NAME}", ["--help"])
     told = capsys.readouterr().out
     assert "learning_rate" in told and "32..512 in steps of 32" in told
 
@@ -58,7 +64,7 @@ def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
     told = command(f"recipes.{NAME}", "--set", "unit=3", "--out", str(tmp_path))
     assert told.returncode != 0
     assert "Traceback" not in told.stderr and told.stderr.splitlines()[-1].startswith(
-        f"{NAME}: no hyperparameter 'unit'"
+        f"{NAME}: --set: no hyperparameter 'unit'"
     )
 
 
@@ -66,13 +72,14 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch):
     def full(entry, recipe, options):
         raise OSError(errno.ENOSPC, "No space left on device", "model.keras")
 
-    monkeypatch.setattr(runner, "dispatch", full)
+    monkeypatch.setattr(command_line, "dispatch", full)
     with pytest.raises(SystemExit, match="^[^\n]*the disk is full.*--resume[^\n]*$"):
-        runner.run(f"recipes.{NAME}", [])
+        command_line.main(f"recipes.{NAME}", [])
 
 
-def test_a_process_killed_at_once_resumes_in_another_bit_for_bit(tmp_path, tiny_runs):
-    """kill -9 as soon as the first epoch is on disk."""
+def test_a_process_killed_at_once_resumes_in_another_bit_for_bit(tmp_path, tiny_runs, monkeypatch):
+    """kill -9 as soon as the first epoch is on disk, in the first run ever: the data directory is empty before."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     tiny_runs(NAME)
     expected = short(whole, values={**sys.modules[f"recipes.{NAME}"].TINY, "epochs": 12})
@@ -87,12 +94,13 @@ def test_a_process_killed_at_once_resumes_in_another_bit_for_bit(tmp_path, tiny_
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    assert (tmp_path / "data" / "sums").exists()
     resumed = command(*arguments, str(killed), "--resume")
     assert resumed.returncode == 0, resumed.stderr
     models = [keras.models.load_model(folder / "model.keras") for folder in (whole, killed)]
     for one, other in zip(*(model.weights for model in models), strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
-    found = catalogue.read_json(killed / "results.json")
+    found = results.read_json(killed / "results.json")
     assert found["metrics"] == expected["metrics"] and found["score"] == expected["score"]
 
 
@@ -100,7 +108,7 @@ def short(tmp_path, **changes):
     """Runs the recipe in this process with few examples."""
     recipe = sys.modules[f"recipes.{NAME}"]
     arguments = {"values": recipe.TINY, "seeds": [0], "out": tmp_path, **changes}
-    return runner.execute(catalogue.entry(NAME), recipe, **arguments)
+    return runs.execute(catalogue.entry(NAME), recipe, **arguments)
 
 
 @pytest.fixture
@@ -115,9 +123,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
             if epoch == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *fit: [*callbacks(*fit), Interrupt()])
-    )
+    monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
     with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is kept in .*model.keras; --resume goes on"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
@@ -164,13 +170,13 @@ def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
     record = {**results, "seeds": [0, 1, 2]}
     files.write_json(tmp_path / "results.json", record)
     files.write_json(tmp_path / "run.json", results)
-    runner.record(results, tmp_path)
-    assert catalogue.read_json(tmp_path / "results.json") == record
-    assert catalogue.read_json(tmp_path / "run.json") == results
+    results.record(results, tmp_path)
+    assert results.read_json(tmp_path / "results.json") == record
+    assert results.read_json(tmp_path / "run.json") == results
     more = {**results, "seeds": [5, 6, 7]}
     files.write_json(tmp_path / "run.json", more)
-    runner.record(more, tmp_path)
-    assert catalogue.read_json(tmp_path / "results.json") == more
+    results.record(more, tmp_path)
+    assert results.read_json(tmp_path / "results.json") == more
 
 
 def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
@@ -181,11 +187,9 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                raise training.Diverged("the loss is nan at step 1 of epoch 2")
+                raise callbacks.Diverged("the loss is nan at step 1 of epoch 2")
 
-    monkeypatch.setattr(
-        recipe, "train", lambda hp, seed, callbacks: original(hp, seed, lambda *fit: [*callbacks(*fit), Poison()])
-    )
+    monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Poison()]))
     with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is kept in"):
         short(tmp_path)
     assert (tmp_path / "model.keras").exists()
@@ -199,15 +203,121 @@ def test_verify_compares_with_three_standard_deviations(found, within, monkeypat
     recorded = {**results, "figure": figure, "hyperparameters": defaults}
     monkeypatch.setattr(catalogue.Entry, "results", recorded)
     measured = {**results, "figure": {**results["figure"], "mean": found}}
-    monkeypatch.setattr(runner, "execute", lambda *arguments, **options: measured)
+    monkeypatch.setattr(runs, "execute", lambda *arguments, **options: measured)
     assert commands.main(["verify", NAME]) == (0 if within else 1)
 
 
 def test_a_copy_is_never_written_over(tmp_path, capsys):
     (tmp_path / "mine.py").write_text("kept")
     assert commands.main(["copy", NAME, str(tmp_path / "mine.py")]) == 2
+    assert "already exists; not overwritten" in capsys.readouterr().err
     assert (tmp_path / "mine.py").read_text() == "kept"
     assert commands.main(["copy", NAME, str(tmp_path / "other.py")]) == 0
-    assert (tmp_path / "sums" / "sums_dataset_builder.py").exists()
-    assert commands.main(["copy", NAME, str(tmp_path / "third.py")]) == 2
-    assert not (tmp_path / "third.py").exists() and "sums exists already" in capsys.readouterr().err
+    builder = tmp_path / "sums" / "sums_dataset_builder.py"
+    builder.write_text("mine")
+    assert commands.main(["copy", NAME, str(tmp_path / "third.py")]) == 0
+    assert (tmp_path / "third.py").exists() and builder.read_text() == "mine"
+    assert commands.main(["copy", NAME, str(tmp_path / "copied.txt")]) == 2
+    assert "is not a .py file name" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A recipe's copy, imported into this process, which must run nothing."""
+    try:
+        preparation.prepare(["mnist"])
+    except preparation.Unavailable as error:
+        pytest.skip(f"vision.lenet: {error}")
+    path = tmp_path_factory.mktemp("copied") / "digits.py"
+    copying.copy(catalogue.entry("vision.lenet"), path)
+    specification = importlib.util.spec_from_file_location("digits", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def run_main(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["digits.py", *arguments])
+    module.main()
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--set", "epochs=61"], "epochs=61 is not allowed: epochs takes 1..60"),
+        (["--set", "epoch=2"], "no hyperparameter 'epoch'; known: examples, epochs"),
+        (["--set", "batch_size=33"], "batch_size takes 32|64|128|256"),
+        (["--out", "/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_a_copy_tells_mistakes_in_one_line(copied, monkeypatch, capsys, arguments, told):
+    with pytest.raises(SystemExit, match="^2$"):
+        run_main(copied, monkeypatch, *arguments)
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_help_of_a_copy_lists_the_ranges(copied, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        run_main(copied, monkeypatch, "--help")
+    assert "batch_size=64  (32|64|128|256)" in capsys.readouterr().out
+
+
+def test_a_copy_keeps_what_it_trained_when_its_evaluation_fails(copied, monkeypatch, tmp_path):
+    def broken(model, hp):
+        raise RuntimeError("no such file")
+
+    monkeypatch.setattr(copied, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="no such file"):
+        run_main(copied, monkeypatch, "--tiny", "--set", "activation=tanh", "--seed", "3", "--out", str(tmp_path))
+    assert keras.models.load_model(tmp_path / "model.keras").count_params()
+    kept = json.loads((tmp_path / "run.json").read_text())
+    assert kept["hyperparameters"]["activation"] == "tanh" and kept["seed"] == 3
+    assert len(kept["history"]["lenet"]) == copied.TINY["epochs"]
+
+
+def test_the_search_that_a_copy_shows_runs_and_pins_what_the_recipe_pins(copied, monkeypatch, tmp_path):
+    """Trial 0 has the pinned values of the recipe; they are the same in all trials, and the others are drawn."""
+    text = copied.__doc__.split("KerasTuner:\n\n")[1]
+    assert "for name in ['epochs', 'examples']" in text
+    snippet = textwrap.dedent(text).replace(
+        "hyperparameters=", f"max_trials=2, directory={str(tmp_path)!r}, hyperparameters="
+    )
+    seen = []
+
+    def train(hp, seed, callbacks):
+        seen.append(dict(hp.values))
+        callbacks[0].history = {"val_accuracy": [0.1, 0.2]}
+
+    exec(snippet, {**vars(copied), "train": train})  # noqa: S102
+    assert len(seen) == 2
+    assert all(values["epochs"] == 12 and values["examples"] == 55_000 for values in seen)
+    assert seen[0]["learning_rate"] != seen[1]["learning_rate"]
+
+
+def test_keras_tuner_takes_the_build_model_of_a_copy(copied, tmp_path):
+    """KerasTuner's convention: a function from hyperparameters to a compiled model."""
+    hp = copied.configure(keras_tuner.HyperParameters())
+    tuner = keras_tuner.RandomSearch(
+        copied.build_model,
+        objective=keras_tuner.Objective("val_accuracy", "max"),
+        max_trials=1,
+        hyperparameters=hp,
+        directory=tmp_path,
+    )
+    small = settings.build(copied.configure, copied.TINY)
+    tuner.search(copied.load_data(small, "train"), validation_data=copied.load_data(small, "validation"), verbose=0)
+    assert tuner.get_best_hyperparameters()[0].values.keys() == hp.values.keys()
+
+
+def test_the_first_run_of_a_copy_equals_every_later_one(tiny_runs, tmp_path, monkeypatch):
+    """The data directory is empty, so that the data are prepared first."""
+    expected = tiny_runs(NAME).results["metrics"]
+    copying.copy(catalogue.entry(NAME), tmp_path / "copied.py")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    process = OtherProcess()
+    try:
+        process.run(tmp_path / "copied.py", "--tiny", folder=tmp_path)
+    finally:
+        process.close()
+    assert (tmp_path / "data" / "sums").exists()
+    assert results.read_json(tmp_path / "copied" / "figures.json") == expected

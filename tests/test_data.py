@@ -1,6 +1,7 @@
 """Loading and shuffling."""
 
 import functools
+import random
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from common import data
+from common.cookbook import preparation
+from common.datasets import sums
 
 
 def order(dataset):
@@ -16,21 +19,32 @@ def order(dataset):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_shuffle_depends_on_seed_and_epoch_alone(seed):
-    keras.utils.set_random_seed(seed)
-    shuffled = data.shuffle(tf.data.Dataset.range(50).cache())
-    data.set_epoch(0)
-    passes = [order(shuffled) for _ in range(3)]
+def test_shuffle_depends_on_the_seed_and_on_the_passes_before_alone(seed):
+    def shuffled(seed):
+        keras.utils.set_random_seed(seed)
+        data.shuffle.counters.clear()
+        return data.shuffle(tf.data.Dataset.range(50).cache())
+
+    first = shuffled(seed)
+    passes = [order(first) for _ in range(3)]
     assert all(sorted(each) == list(range(50)) for each in passes)
     assert passes[0] != passes[1] != passes[2] != passes[0]
-    keras.utils.set_random_seed(seed)
-    again = data.shuffle(tf.data.Dataset.range(50).cache())
-    data.set_epoch(2)
-    assert order(again) == passes[2]
-    keras.utils.set_random_seed(seed + 7)
-    other = data.shuffle(tf.data.Dataset.range(50))
-    data.set_epoch(0)
-    assert order(other) != passes[0]
+    resumed = shuffled(seed)
+    (counter,) = data.shuffle.counters
+    counter.assign(2)
+    assert order(resumed) == passes[2]
+    assert order(shuffled(seed + 7)) != passes[0]
+
+
+def test_every_shuffle_counts_for_itself():
+    keras.utils.set_random_seed(0)
+    data.shuffle.counters.clear()
+    one, other = (data.shuffle(tf.data.Dataset.range(20)) for _ in range(2))
+    first = order(other)
+    for _ in range(3):
+        order(one)
+    assert [int(counter) for counter in data.shuffle.counters] == [3, 1]
+    assert order(other) != first
 
 
 def test_shuffle_reads_the_cache_and_not_the_source_again():
@@ -51,12 +65,11 @@ def test_shuffle_wants_to_know_the_number_of_examples():
 
 
 @pytest.mark.parametrize("edges", [[], [4, 9]])
-def test_bucket_batches_every_example_once_with_its_like(edges):
+def test_bucket_batches_every_example_once_with_those_of_similar_length(edges):
     keras.utils.set_random_seed(0)
     lengths = np.random.default_rng(0).integers(1, 12, 50)
     rows = tf.ragged.constant([[number + 1] * length for number, length in enumerate(lengths)])
-    examples = tf.data.Dataset.from_tensor_slices((rows, lengths)).map(lambda row, length: (tf.identity(row), length))
-    batches = data.bucket(examples, lengths, edges, batch_size=4, shuffled=True)
+    batches = data.bucket((rows, lengths), lengths, edges, batch_size=4, shuffled=True)
     found = list(batches.as_numpy_iterator())
     assert len(found) == batches.cardinality()
     assert sorted(row[0] for rows, _ in found for row in rows) == list(range(1, 51))
@@ -65,10 +78,9 @@ def test_bucket_batches_every_example_once_with_its_like(edges):
         np.testing.assert_array_equal((rows > 0).sum(axis=1), real)
 
 
-def test_bucket_by_two_lengths_batches_what_is_like_in_both():
+def test_bucket_by_two_lengths_batches_what_is_similar_in_both():
     first, second = np.random.default_rng(0).integers(1, 12, (2, 50))
-    examples = tf.data.Dataset.from_tensor_slices((first, second))
-    batches = data.bucket(examples, [first, second], [[4, 9], [6]], batch_size=4)
+    batches = data.bucket((first, second), [first, second], [[4, 9], [6]], batch_size=4)
     found = list(batches.as_numpy_iterator())
     assert len(found) == batches.cardinality()
     assert sorted(pair for batch in found for pair in zip(*batch)) == sorted(zip(first, second))
@@ -76,35 +88,49 @@ def test_bucket_by_two_lengths_batches_what_is_like_in_both():
         assert len(set(np.digitize(one, [4, 9]))) == len(set(np.digitize(other, [6]))) == 1
 
 
+def in_an_empty_directory(monkeypatch, tmp_path):
+    monkeypatch.setattr(preparation.tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path))
+
+
 def test_a_data_set_out_of_reach_is_told_at_once(tmp_path, monkeypatch):
     def unreachable(url):
         raise OSError("no network")
 
-    monkeypatch.setattr(data, "reach", unreachable)
-    absent = functools.partial(tfds.builder, "kmnist", data_dir=tmp_path)
-    with pytest.raises(data.Unavailable, match=r"^[^\n]*kmnist.*20\.3 MiB.*no network[^\n]*$") as error:
-        data.load(absent, "train")
+    in_an_empty_directory(monkeypatch, tmp_path)
+    monkeypatch.setattr(preparation, "reach", unreachable)
+    with pytest.raises(preparation.Unavailable, match=r"^[^\n]*kmnist.*20\.3 MiB.*no network[^\n]*$") as error:
+        preparation.prepare(["kmnist"])
     assert str(tmp_path) in str(error.value)
-    with pytest.raises(data.Unavailable, match="no data set 'nonesuch'"):
-        data.load("nonesuch", "train")
+    with pytest.raises(preparation.Unavailable, match="no data set 'nonesuch'"):
+        preparation.prepare(["nonesuch"])
 
 
 def test_a_broken_download_is_told_in_one_line(tmp_path, monkeypatch):
     def broken(self, **options):
         raise ConnectionError("reset by peer\nafter 3 bytes")
 
-    monkeypatch.setattr(data, "reach", lambda url: None)
+    in_an_empty_directory(monkeypatch, tmp_path)
+    monkeypatch.setattr(preparation, "reach", lambda url: None)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", broken)
-    with pytest.raises(data.Unavailable, match=r"^[^\n]*reset by peer[^\n]*$"):
-        data.load(functools.partial(tfds.builder, "kmnist", data_dir=tmp_path), "train")
+    with pytest.raises(preparation.Unavailable, match=r"^[^\n]*reset by peer[^\n]*$"):
+        preparation.prepare(["kmnist"])
+
+
+def test_preparing_data_leaves_the_random_state_as_it_was(tmp_path, monkeypatch):
+    in_an_empty_directory(monkeypatch, tmp_path)
+    keras.utils.set_random_seed(5)
+    expected = random.random(), np.random.random(), float(tf.random.uniform(()))
+    keras.utils.set_random_seed(5)
+    preparation.prepare(["sums", "environment/none"])
+    assert (tmp_path / "sums").exists()
+    assert (random.random(), np.random.random(), float(tf.random.uniform(()))) == expected
 
 
 def test_sums_are_right_and_no_split_holds_another_s():
-    from common.datasets import sums
-
+    preparation.prepare([sums.Builder.name])
     seen = {}
     for split in ("train", "validation", "test"):
-        for pair in data.load(sums.Builder, split).as_numpy_iterator():
+        for pair in tfds.load(sums.Builder.name, split=split).as_numpy_iterator():
             first, second = map(int, pair["question"].decode().split("+"))
             assert first + second == int(pair["answer"])
             assert seen.setdefault(frozenset([first, second]), split) == split

@@ -1,5 +1,6 @@
 """`common.metrics` against plain NumPy."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from common import metrics
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
-def test_perplexity_is_that_of_all_tokens_whatever_the_batch_size(batch_size):
+def test_means_are_those_of_all_tokens_whatever_the_batch_size(batch_size):
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(20, 6, 11)).astype("float32") * 3
     tokens = generator.integers(0, 11, size=(20, 6))
@@ -16,11 +17,16 @@ def test_perplexity_is_that_of_all_tokens_whatever_the_batch_size(batch_size):
     losses = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1)[..., 0]
     expected = np.exp(losses[mask].sum() / mask.sum())
 
+    right = (logits.argmax(axis=-1) == tokens)[mask].mean()
+    accuracy = metrics.TokenMean(keras.metrics.sparse_categorical_accuracy, "accuracy")
     metric = metrics.Perplexity()
     for start in range(0, 20, batch_size):
-        part = slice(start, start + batch_size)
-        metric.update_state(tokens[part], logits[part], sample_weight=mask[part])
+        longest = mask[start : start + batch_size].sum(axis=1).max()  # As bucketed batches are cut.
+        part = slice(start, start + batch_size), slice(longest)
+        for each in (metric, accuracy):
+            each.update_state(tokens[part], logits[part], sample_weight=mask[part])
     assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+    assert float(accuracy.result()) == pytest.approx(right, rel=1e-5)
 
     unmasked = metrics.Perplexity()
     unmasked.update_state(tokens, logits)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import types
 
+import keras
 import pytest
 
-from common import catalogue, errors, runner, search, settings
+from common.callbacks import epochs
+from common.cookbook import catalogue, errors, results, runs, search, settings
 
 
 def configure(hp):
@@ -20,10 +22,17 @@ def configure(hp):
     return hp
 
 
+class Agent(keras.Model):
+    """What the stand-in's loop trains: nothing."""
+
+    def __init__(self):
+        super().__init__(name="formula")
+
+
 class Formula:
     """A recipe without a network; counts its trainings, and can be killed in one of them."""
 
-    PROMISE = {"monitor": {"metric": "val_accuracy", "better": "higher"}}
+    PROMISE = {"monitor": {"metric": "val_accuracy", "better": "higher"}, "data": []}
     configure = staticmethod(configure)
 
     def __init__(self, killed_in=None):
@@ -34,12 +43,12 @@ class Formula:
             self.killed_in = None
             raise KeyboardInterrupt
         self.trained.append(dict(hp.values))
-        *_, history = callbacks("fit", 1)
-        for epoch in range(hp["epochs"]):
-            history.on_epoch_end(epoch, {"val_accuracy": hp["units"] * hp["learning_rate"] + epoch + seed})
+        for epoch, logs in epochs(Agent(), hp["epochs"], callbacks):
+            logs["val_accuracy"] = hp["units"] * hp["learning_rate"] + epoch + seed
+            logs["loss"] = 0.0
 
 
-ENTRY = types.SimpleNamespace(name="stand.in")
+ENTRY = types.SimpleNamespace(name="stand.in", pinned=["epochs", "examples"])
 
 
 def run(recipe, directory, trials=4, tuner="random", seed=0, values=None):
@@ -56,7 +65,7 @@ def test_trial_0_has_the_defaults_and_the_others_stay_in_the_space(tmp_path, tun
     assert first == {"examples": 3, "epochs": first["epochs"], "learning_rate": 1e-3, "units": 16}
     assert first["epochs"] == 4 or tuner == "hyperband"
     for values in others:
-        assert settings.parse(configure, catalogue.assignments(values).split()) == values
+        assert settings.parse(configure, results.assignments(values).split()) == values
         assert values["examples"] == 3
     assert (tmp_path / "search.png").exists()
 
@@ -66,7 +75,7 @@ def test_the_best_values_are_told_as_a_set_line(tmp_path, capsys):
     run(recipe, tmp_path)
     best = max(recipe.trained, key=lambda values: values["units"] * values["learning_rate"])
     told = capsys.readouterr().out
-    assert f"--set {catalogue.assignments(best)}" in told and str(tmp_path) in told
+    assert f"--set {results.assignments(best)}" in told and str(tmp_path) in told
     assert settings.parse(configure, told.splitlines()[-1].split("--set ")[1].split()) == best
 
 
@@ -101,13 +110,13 @@ def test_a_trial_run_alone_gives_its_score_bit_for_bit(name, tmp_path, tiny_run)
     entry, recipe = catalogue.entry(name), importlib.import_module(f"recipes.{name}")
     options = types.SimpleNamespace(search=2, tuner="random", seed=0)
     search.search(entry, recipe, recipe.TINY, options, tmp_path / "search")
-    space = search.search_space(recipe, recipe.TINY)
+    space = search.search_space(entry, recipe, recipe.TINY)
     oracle = search.make_oracle("random", space, recipe.PROMISE, 2, 0)
     tuner = search.Search(recipe, 0, oracle=oracle, directory=tmp_path / "search", project_name="keras_tuner")
     defaults, drawn = (tuner.oracle.trials[str(trial)] for trial in range(2))
     assert [defaults.score] == tiny_run.results["score"]["values"]
     values = search.trial_values(recipe, drawn)
-    alone = runner.execute(entry, recipe, values, [0], tmp_path / "alone")
+    alone = runs.execute(entry, recipe, values, [0], tmp_path / "alone")
     assert alone["score"]["values"] == [drawn.score]
 
 

@@ -3,7 +3,7 @@
 import keras_tuner
 import pytest
 
-from common import catalogue, errors, settings
+from common.cookbook import errors, results, settings
 
 
 def configure(hp):
@@ -12,26 +12,41 @@ def configure(hp):
     hp.Choice("cell", ["lstm", "gru"], default="gru")
     hp.Choice("batch_size", [16, 32], default=32)
     hp.Boolean("mask", default=True)
+    hp.Float("dropout", 0.0, 0.6, step=0.2, default=0.2)
+    hp.Float("shift", 0.0, 0.5, default=0.1)
     return hp
 
 
 def test_values_have_their_hyperparameter_s_type():
-    given = ["units=96", "learning_rate=0.002", "cell=lstm", "mask=False", "batch_size=16"]
+    given = [
+        "units=96",
+        "learning_rate=0.002",
+        "cell=lstm",
+        "mask=False",
+        "batch_size=16",
+        "dropout=0.6",
+        "shift=0.123",
+    ]
     values = settings.parse(configure, given)
-    assert values == {"units": 96, "learning_rate": 0.002, "cell": "lstm", "mask": False, "batch_size": 16}
-    assert [type(value) for value in values.values()] == [int, float, str, bool, int]
+    chosen = {"units": 96, "learning_rate": 0.002, "cell": "lstm", "mask": False, "batch_size": 16}
+    assert values == {**chosen, "dropout": 0.6, "shift": 0.123}
+    assert [type(value) for value in values.values()] == [int, float, str, bool, int, float, float]
     hp = settings.build(configure, values)
     assert {name: hp[name] for name in values} == values
-    assert settings.parse(configure, catalogue.assignments(values).split()) == values
+    assert settings.parse(configure, results.assignments(values).split()) == values
 
 
 @pytest.mark.parametrize(
     "assignment, told",
     [
-        ("unit=64", "units, learning_rate, cell, batch_size, mask"),
+        ("unit=64", "units, learning_rate, cell, batch_size, mask, dropout, shift"),
         ("units=100", "32..128 in steps of 32"),
         ("units=256", "32..128"),
         ("units=many", "32..128"),
+        ("units=64.5", "32..128"),
+        ("learning_rate=nan", "0.0001..0.01"),
+        ("learning_rate=inf", "0.0001..0.01"),
+        ("dropout=0.3", "0.0..0.6 in steps of 0.2"),
         ("learning_rate=1", "0.0001..0.01"),
         ("cell=rnn", "lstm|gru"),
         ("batch_size=17", "16|32"),

@@ -10,8 +10,9 @@ import textwrap
 from common.cookbook import catalogue, errors
 
 COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # What the cookbook reads; the copy has none.
-DISTRIBUTIONS = {  # The import names that differ from their line in requirements.txt by more than _ for -.
+DISTRIBUTIONS = {  # The import names that need other lines of requirements.txt than the one of their own name.
     "sklearn": ["scikit-learn"],
+    "keras": ["keras", "tensorflow"],  # Its backend, which a recipe need not import itself.
     "keras_tuner": ["keras-tuner", "tensorboard"],
     "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],
 }
@@ -27,8 +28,8 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="a few examples, in seconds")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("{stem}"), help="output directory")
     options = parser.parse_args()
-    hp.values.update(TINY if options.tiny else {{}})
     try:
+        hp.values.update(TINY if options.tiny else {{}})
         set_values(hp, options.set)
         options.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
@@ -39,10 +40,9 @@ def main():
     )
     trained = train(hp, options.seed, [log])
 {save}    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
-    record["figures"] = evaluate(trained, hp)
-    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
-    for name, value in record["figures"].items():
-        print(f"{{name:24}} {{value:.6g}}")
+    figures = evaluate(trained, hp)
+    (options.out / "figures.json").write_text(json.dumps(figures, indent=2, default=float), encoding="utf-8")
+    print("\\n".join(f"{{name:24}} {{value:.6g}}" for name, value in figures.items()))
 {show}    print(f"Files in {{options.out}}")
 
 
@@ -103,9 +103,7 @@ class Module:
         for alias in node.names:
             name = alias.asname or alias.name.split(".")[0]
             renamed = f" as {alias.asname}" if alias.asname else ""
-            if isinstance(node, ast.Import):
-                self.imports[name] = f"import {alias.name}{renamed}"
-            elif node.module == "common.datasets":
+            if isinstance(node, ast.Import) or node.module == "common.datasets":
                 self.imports[name] = f"import {alias.name}{renamed}"
             elif node.module.startswith("common."):
                 self.siblings[alias.name] = node.module.removeprefix("common.")
@@ -178,6 +176,12 @@ def gather(recipe):
     return texts, imports
 
 
+def shared_settings():
+    """The texts of what reads `--set`, here and in every copy."""
+    settings = Module(catalogue.ROOT / "common" / "cookbook" / "settings.py")
+    return [settings.source(node) for name in ("allowed", "set_values") for node in settings.definitions[name]]
+
+
 def import_lines(statements):
     """Sorted import statements: the standard library, then the rest."""
 
@@ -239,9 +243,8 @@ def copy(entry, target):
     if target.exists():
         raise errors.RecipeError(f"{target} already exists; not overwritten")
     recipe = Module(entry.path)
-    inlined, needed_imports = gather(recipe)
-    settings = Module(catalogue.ROOT / "common" / "cookbook" / "settings.py")
-    inlined += [settings.source(node) for name in ("allowed", "set_values") for node in settings.definitions[name]]
+    named, needed_imports = gather(recipe)
+    inlined = [*named, *shared_settings()]
     names = [name for name in entry.promise["data"] if not name.startswith("environment/")]
     main = MAIN.format(
         stem=target.stem,

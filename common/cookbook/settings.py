@@ -8,7 +8,7 @@ from common.cookbook import errors
 def allowed(hyperparameter):
     """The values that a hyperparameter may have, as text: "32|64|128", "true|false", "0.0001..0.01"."""
     if not hasattr(hyperparameter, "min_value"):
-        return "|".join(str(value).lower() for value in hyperparameter.values)
+        return "|".join(map(str, hyperparameter.values)).lower()
     step = f" in steps of {hyperparameter.step}" if (hyperparameter.step or 1) != 1 else ""
     return f"{hyperparameter.min_value}..{hyperparameter.max_value}{step}"
 
@@ -19,20 +19,17 @@ def set_values(hp, assignments):
     for name, _, text in (assignment.partition("=") for assignment in assignments):
         if name not in space:
             raise ValueError(f"no hyperparameter {name!r}; known: {', '.join(space)}")
-        each, value = space[name], None
-        if hasattr(each, "min_value"):
-            try:
-                value = type(each.default)(text)
-                steps = (value - each.min_value) / each.step if each.step and each.sampling == "linear" else 0
-                inside = each.min_value <= value <= each.max_value and abs(steps - round(steps)) < 1e-6
-            except (ValueError, OverflowError):
-                inside = False
-        else:
-            value = {str(value).lower(): value for value in each.values}.get(text.lower())
-            inside = value is not None
-        if not inside:
-            raise ValueError(f"{name}={text} is not allowed: {name} takes {allowed(each)}")
-        hp.values[name] = value
+        low, high, step = (getattr(space[name], key, None) for key in ("min_value", "max_value", "step"))
+        try:
+            if low is None:
+                hp.values[name] = {str(value).lower(): value for value in space[name].values}[text.lower()]
+                continue
+            value = type(space[name].default)(text)
+            if not low <= value <= high or (step and abs((value - low) / step - round((value - low) / step)) > 1e-6):
+                raise ValueError
+            hp.values[name] = value
+        except (KeyError, ValueError):
+            raise ValueError(f"{name}={text} is not allowed: {name} takes {allowed(space[name])}") from None
 
 
 def listing(configure):

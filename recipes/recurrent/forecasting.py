@@ -1,9 +1,8 @@
 """A GRU reads three weeks of ETTh1, a day at each step, and forecasts the next 96 hours of all seven curves.
 
 Result    mse 0.3566 ± 0.0003 over 3 seeds, 2.1 minutes a run (1.5 of CPU) on 1 core
-Baseline  least squares from the same look-back to the same 96 hours; and two that learn nothing: the last hour, and
-          the last day, repeated
-Anchor    MSE 0.375, DLinear, which looks back 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
+Baseline  least squares from the same look-back; and two that learn nothing: the last hour, or the last day, repeated
+Published MSE 0.375, DLinear, which looks back 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
           Effective for Time Series Forecasting?, 2022, https://arxiv.org/abs/2205.13504)
 Paper     Lin, Lin, Wu, Zhao, Mo, Zhang: SegRNN, 2023, https://arxiv.org/abs/2308.11200. From there the segments as time
           steps, and the last hour taken away; but one Dense layer writes all hours at once, where SegRNN's GRU makes
@@ -15,25 +14,30 @@ Answers   Does a recurrent network beat a linear map, and both the last day repe
     python -m recipes.recurrent.forecasting
     python -m recipes.recurrent.forecasting --set cell=lstm look_back=720
 
-Splits of 12, 4 and 4 months, curves standardised by the train part alone, all seven curves in every figure: the usual
-ones. Every window of the test part counts once, 2,785 in all; codes that evaluate in full batches alone drop the last
-ones, which changes the figure (Qiu et al.: TFB, 2024, https://arxiv.org/abs/2403.20150).
+Splits of 12, 4 and 4 months, curves standardised by the training split alone, and all seven curves in every figure
+are the usual ones. Every window of the test split counts once, 2,785 in all; code that evaluates full batches alone
+drops the last ones, which changes the figure (Qiu et al.: TFB, 2024, https://arxiv.org/abs/2403.20150).
 """
+
+import functools
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from keras import layers, ops
-from sklearn import linear_model
+from sklearn.linear_model import Ridge
 
-from common import data, plots, runner, training
+from common.callbacks import OneCycle
+from common.data import shuffle
 from common.datasets import etth1
+from common.plots import MUTED, TRAINING, VALIDATION, new, plain
 
 PROMISE = {
     "figure": {"metric": "mse", "better": "lower"},
     "monitor": {"metric": "val_mse", "better": "lower"},
     "baseline": {"name": "least squares", "metric": "linear_mse"},
-    "anchor": {"value": 0.375, "source": "DLinear, look-back 336"},
+    "published": {"value": 0.375, "source": "DLinear, look-back 336"},
     "data": ["etth1"],
 }
 TINY = {"examples": 1000, "epochs": 2, "look_back": 96, "units": 8}
@@ -45,15 +49,15 @@ VARIANTS = {
     "look-back of 14 days": {"look_back": 336},
 }
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-# The first forecast of a part starts at its first hour, and looks back into the part before.
-BEFORE = {"validation": "train", "test": "validation"}
+
+BEFORE = {"validation": "train", "test": "validation"}  # A split's first window looks back into the split before.
 VARIABLES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 HORIZON = 96  # hours
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 1000, 8640, default=8640)  # Hours read from each part at most.
+    hp.Int("examples", 1000, 8640, default=8640)  # Hours read from each split at most.
     hp.Int("epochs", 1, 30, default=6)
     hp.Choice("batch_size", [32, 64, 128], default=64)  # Windows; each holds seven curves.
     hp.Choice("look_back", [96, 192, 336, 504, 720], default=504)  # Hours: four days to a month.
@@ -64,35 +68,9 @@ def configure(hp):
     hp.Int("units", 8, 512, step=8, default=128)
     hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the state, before the output.
     hp.Choice("loss", ["mae", "mse"], default="mae")  # The absolute error lets outliers pull less.
-    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak, after a tenth of the steps.
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("clip_norm", 0.1, 10.0, sampling="log", default=1.0)
     return hp
-
-
-def read(part, examples):
-    """A part's hours in order of time, (hours, 7), float32, in the units of the file."""
-    hours = data.load(etth1.Builder, part, examples).batch(examples).get_single_element()
-    return np.stack([hours[variable].numpy() for variable in VARIABLES], axis=1)
-
-
-def windows(hp, split):
-    """Every window of a part, an hour apart, standardised: what was (N, look_back, 7), what came (N, 96, 7)."""
-    train_hours = read(SPLITS["train"], hp["examples"])
-    hours = read(SPLITS[split], hp["examples"])
-    if split in BEFORE:
-        before = read(f"{BEFORE[split]}[-{hp['look_back']}:]", hp["look_back"])
-        hours = np.concatenate([before, hours])
-    hours = (hours - train_hours.mean(axis=0)) / train_hours.std(axis=0)
-    views = np.lib.stride_tricks.sliding_window_view(hours, hp["look_back"] + HORIZON, axis=0).swapaxes(1, 2)
-    return views[:, : hp["look_back"]], views[:, hp["look_back"] :]
-
-
-def load_data(hp, split):
-    """Batches of what was (B, look_back, 7) and what came (B, 96, 7), standardised."""
-    dataset = tf.data.Dataset.from_tensor_slices(windows(hp, split))
-    if split == "train":
-        dataset = data.shuffle(dataset)
-    return dataset.batch(hp["batch_size"]).prefetch(2)
 
 
 def build_model(hp):
@@ -108,150 +86,140 @@ def build_model(hp):
     segments = ops.reshape(curves - level, (-1, look_back // segment, segment))  # (B * 7, steps, segment)
     output, *states = recurrent(embedding(segments))  # All (B * 7, units).
 
-    if hp["decoder"] == "direct":
-        ahead = layers.Dense(HORIZON, name="forecast")(dropout(output))  # (B * 7, 96)
-    else:
-        write = layers.Dense(segment, name="forecast")
-        written = [write(dropout(output))]
-        # It learns as it will be used, from its own forecasts: with the true ones it would never see its own errors.
-        for _ in range(HORIZON // segment - 1):
-            step = ops.expand_dims(embedding(written[-1]), axis=1)  # (B * 7, 1, units)
-            output, *states = recurrent(step, initial_state=states)
-            written.append(write(dropout(output)))
-        ahead = ops.concatenate(written, axis=1)  # (B * 7, 96)
-    ahead = ops.reshape(ahead, (-1, len(VARIABLES), HORIZON)) + level
+    write = layers.Dense(HORIZON if hp["decoder"] == "direct" else segment, name="forecast")
+    written = [write(dropout(output))]
+    # It learns as it will be used, from its own forecasts: with the true ones it would never see its own errors.
+    for _ in range(HORIZON // write.units - 1):
+        step = ops.expand_dims(embedding(written[-1]), axis=1)  # (B * 7, 1, units)
+        output, *states = recurrent(step, initial_state=states)
+        written.append(write(dropout(output)))
+    ahead = ops.reshape(ops.concatenate(written, axis=1), (-1, len(VARIABLES), HORIZON)) + level  # (B, 7, 96)
     model = keras.Model(history, ops.transpose(ahead, (0, 2, 1)), name="forecasting")
-
-    steps = hp["epochs"] * -(-(hp["examples"] - look_back - HORIZON + 1) // hp["batch_size"])
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps=steps - steps // 10, warmup_target=hp["learning_rate"], warmup_steps=max(1, steps // 10)
-    )
-    model.compile(
-        keras.optimizers.Adam(schedule, clipnorm=hp["clip_norm"]),
-        loss=hp["loss"],
-        metrics=["mse", "mae"],
-        steps_per_execution=16,
-    )
+    optimizer = keras.optimizers.Adam(hp["learning_rate"], clipnorm=hp["clip_norm"])
+    model.compile(optimizer, hp["loss"], metrics=["mse", "mae"], steps_per_execution=16)
     return model
 
 
-def train(hp, seed, callbacks=training.callbacks):
+@functools.cache
+def read(split, examples, look_back):
+    """A split's hours in order of time, (hours, 7), float32, in the units of the file.
+
+    Those of validation and test begin with the last `look_back` hours of the split before.
+    """
+    hours = tfds.load(etth1.Builder.name, split=SPLITS[split]).take(examples)
+    if split in BEFORE:
+        before = tfds.load(etth1.Builder.name, split=f"{SPLITS[BEFORE[split]]}[-{look_back}:]")
+        hours = before.concatenate(hours)
+    columns = hours.batch(len(hours)).get_single_element()
+    return np.stack([columns[variable].numpy() for variable in VARIABLES], axis=1)
+
+
+def windows(hp, split):
+    """Every window of a split, an hour apart, standardised: what was (N, look_back, 7), what came (N, 96, 7)."""
+    train_hours, hours = (read(part, hp["examples"], hp["look_back"]) for part in ("train", split))
+    hours = (hours - train_hours.mean(axis=0)) / train_hours.std(axis=0)
+    views = np.lib.stride_tricks.sliding_window_view(hours, hp["look_back"] + HORIZON, axis=0).swapaxes(1, 2)
+    return views[:, : hp["look_back"]], views[:, hp["look_back"] :]
+
+
+def load_data(hp, split):
+    """Batches of what was (B, look_back, 7) and what came (B, 96, 7), standardised."""
+    dataset = tf.data.Dataset.from_tensor_slices(windows(hp, split))
+    if split == "train":
+        dataset = shuffle(dataset)
+    return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def train(hp, seed, callbacks=()):
     """Trains from `seed` and returns the model."""
     keras.utils.set_random_seed(seed)
-    batches = load_data(hp, "train")
     model = build_model(hp)
     model.fit(
-        batches,
+        load_data(hp, "train"),
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
-        callbacks=callbacks("forecasting", examples=hp["examples"] - hp["look_back"] - HORIZON + 1),
-        verbose=0,
-        shuffle=False,
+        callbacks=[OneCycle(), *callbacks],
+        shuffle=False,  # `load_data` did.
     )
     return model
-
-
-def linear_forecast(hp, history):
-    """The baseline: least squares on the train part, one map for all curves; like `history`, (N, 96, 7), standardised.
-
-    DLinear's two maps, of a moving average and of the rest, add up to one such map, and least squares finds it without
-    steps (Toner and Darlow: An Analysis of Linear Time Series Forecasting Models, 2024,
-    https://arxiv.org/abs/2403.14587).
-    """
-
-    def curves_of(values):  # (N, T, 7) to (N * 7, T)
-        return np.swapaxes(values, 1, 2).reshape(-1, values.shape[1])
-
-    known, target = map(curves_of, windows(hp, "train"))
-    # The penalty keeps the solution stable; from 10 to 1,000 it hardly matters on validation.
-    ridge = linear_model.Ridge(alpha=1000.0).fit(known - known[:, -1:], target - known[:, -1:])
-    asked = curves_of(history)
-    answer = ridge.predict(asked - asked[:, -1:]) + asked[:, -1:]
-    return np.swapaxes(answer.reshape(len(history), len(VARIABLES), HORIZON), 1, 2)
-
-
-def forecasts(model, hp, history):
-    """Every forecaster's 96 hours after `history` (N, look_back, 7), by name, each (N, 96, 7)."""
-    return {
-        "network": model.predict(history, batch_size=256, verbose=0),
-        "linear": linear_forecast(hp, history),
-        "last day": np.tile(history[:, -24:], (1, HORIZON // 24, 1)),
-        "last hour": np.tile(history[:, -1:], (1, HORIZON, 1)),
-    }
 
 
 def evaluate(model, hp):
-    """Errors on every window of the test part, of standardised curves, and those of the baselines."""
+    """Errors on every window of the test split, of standardised curves, and those of the baselines."""
     history, future = windows(hp, "test")
-    results = {}
-    for name, answer in forecasts(model, hp, history).items():
+    errors = {name: answer - future for name, answer in forecasts(model, hp, history).items()}
+    by_day = np.mean(errors["network"].reshape(len(future), -1, 24, len(VARIABLES)) ** 2, axis=(0, 2, 3))
+    results = {f"mse_day_{day}": float(each) for day, each in enumerate(by_day, 1)}
+    for name, error in errors.items():
         prefix = "" if name == "network" else name.replace(" ", "_") + "_"
-        error = answer - future
         results |= {f"{prefix}mse": float(np.mean(error**2)), f"{prefix}mae": float(np.mean(np.abs(error)))}
-        if name == "network":
-            by_day = np.mean(error.reshape(len(error), -1, 24, len(VARIABLES)) ** 2, axis=(0, 2, 3))
-            results |= {f"mse_day_{day}": float(each) for day, each in enumerate(by_day, 1)}
     return results
+
+
+def forecasts(model, hp, history):
+    """Every forecaster's 96 hours after `history` (N, look_back, 7), standardised, by name, each (N, 96, 7).
+
+    "linear" is one map for all curves. DLinear's two maps, of a moving average and of the rest, add up to one such map,
+    and least squares finds it without steps (Toner and Darlow 2024, https://arxiv.org/abs/2403.14587).
+    """
+    known, target = (each.swapaxes(1, 2).reshape(-1, each.shape[1]) for each in windows(hp, "train"))  # (N * 7, T)
+    # The penalty keeps the solution stable; from 10 to 1,000 it hardly matters on validation.
+    ridge = Ridge(alpha=1000.0).fit(known - known[:, -1:], target - known[:, -1:])
+    last = history[:, -1:]  # (N, 1, 7)
+    ahead = ridge.predict((history - last).swapaxes(1, 2).reshape(-1, hp["look_back"]))  # (N * 7, 96)
+    return {
+        "network": model.predict(history, batch_size=256, verbose=0),
+        "linear": ahead.reshape(len(history), -1, HORIZON).swapaxes(1, 2) + last,
+        "last day": np.tile(history[:, -24:], (1, HORIZON // 24, 1)),
+        "last hour": np.tile(last, (1, HORIZON, 1)),
+    }
+
+
+def forecast(model, hours, scale):
+    """Forecasts the 96 hours after the last one: (96, 7), in the units of the file.
+
+    hours: what was, (look_back or more, 7), in the units of the file, in the order of VARIABLES.
+    scale: path of scale.csv.
+    """
+    look_back = model.input_shape[1]
+    history = np.asarray(hours)[-look_back:]
+    if len(history) < look_back or np.isnan(history).any():
+        raise ValueError(f"a forecast needs the last {look_back} hours, without NaN; here are {len(history)}")
+    mean, deviation = np.loadtxt(scale, delimiter=",", skiprows=1, usecols=(1, 2), unpack=True)
+    return model.predict(((history - mean) / deviation)[None], verbose=0)[0] * deviation + mean
 
 
 def assets(hp):
     """What standardises the curves, as `forecast` wants it."""
-    hours = read(SPLITS["train"], hp["examples"])
+    hours = read("train", hp["examples"], hp["look_back"])
     rows = zip(VARIABLES, hours.mean(axis=0), hours.std(axis=0))
     return {"scale.csv": "\n".join(["variable,mean,deviation", *(f"{name},{m},{d}" for name, m, d in rows)])}
 
 
-def forecast(model, hours, scale):
-    """Forecasts the 96 hours after the last one.
-
-    hours: what was, (look_back or more, 7), in the units of the file, in the order of VARIABLES.
-    scale: path of scale.csv.
-    Returns: (96, 7), in the units of the file.
-    """
-    mean, deviation = np.loadtxt(scale, delimiter=",", skiprows=1, usecols=(1, 2), unpack=True)
-    history = ((hours - mean) / deviation)[-model.input_shape[1] :]
-    return model.predict(history[None], verbose=0)[0] * deviation + mean
-
-
 def show(model, hp):
-    """Two forecasts with what came, the error by hours ahead, and by curve; all of the validation part."""
+    """A typical forecast of one curve beside the baselines', and the error by hours ahead, both of validation."""
     history, future = windows(hp, "validation")
-    everyone = forecasts(model, hp, history)
-    errors = {name: (each - future) ** 2 for name, each in everyone.items()}  # (N, 96, 7)
-    ranks = np.argsort(errors["network"].mean(axis=(1, 2)))
-    chosen = {
-        "typical: half are better": ranks[len(ranks) // 2],
-        "bad: nine in ten are better": ranks[len(ranks) * 9 // 10],
-    }
-    colours = {"network": plots.VALIDATION, "linear": "#0f766e", "last day": plots.TRAINING, "last hour": plots.MUTED}
-
-    picture, axes = plots.new(12, 9, rows=3, columns=2, sharex=True)
+    answers = forecasts(model, hp, history)
+    errors = {name: np.mean((answer - future) ** 2, axis=2) for name, answer in answers.items()}  # (N, 96)
+    typical = errors["network"].mean(axis=1).argsort()[len(future) // 2]
+    colours = {"network": VALIDATION, "linear": "#0f766e", "last day": TRAINING, "last hour": MUTED}
     ahead = np.arange(1, HORIZON + 1)
-    for column, (title, window) in enumerate(chosen.items()):
-        for row, variable in enumerate(("HUFL", "MULL", "OT")):
-            index, ax = VARIABLES.index(variable), plots.plain(axes[row, column])
-            ax.plot(np.arange(-95, 1), history[window, -96:, index], color="black", linewidth=1)
-            ax.plot(ahead, future[window, :, index], color="black", linewidth=1, label="what came")
-            for name in ("linear", "network"):
-                ax.plot(ahead, everyone[name][window, :, index], color=colours[name], label=name)
-            ax.axvline(0, color=plots.MUTED, zorder=0)
-            ax.set_ylabel(f"{variable}, standardised")
-        axes[0, column].set_title(f"window {window}, {title}")
-        axes[2, column].set(xlabel="hours from now", xticks=range(-96, 97, 24))
-    axes[0, 0].legend(frameon=False)
-
-    by_hour, ax = plots.new(8, 4.5)
-    for name, error in errors.items():
-        plots.plain(ax).plot(ahead, error.mean(axis=(0, 2)), color=colours[name], label=name)
-    ax.set(xlabel="hours ahead", ylabel="mean squared error, validation", xticks=range(0, 97, 24))
-    ax.legend(frameon=False)
-
-    table = ["Mean squared error on validation", "          " + "".join(f"{variable:>8}" for variable in VARIABLES)]
-    table += [
-        f"{name:10}" + "".join(f"{each:8.3f}" for each in error.mean(axis=(0, 1))) for name, error in errors.items()
-    ]
-    return {"forecasts": picture, "error_by_hour": by_hour, "error_by_curve": "\n".join(table)}
+    picture, (above, below) = new(8, 8, rows=2)
+    plain(above).plot(ahead - HORIZON, history[typical, -HORIZON:, 0], color="black", linewidth=1)
+    above.plot(ahead, future[typical, :, 0], color="black", linewidth=1, label="what came")
+    for name, colour in reversed(colours.items()):
+        above.plot(ahead, answers[name][typical, :, 0], color=colour, label=name)
+        plain(below).plot(ahead, errors[name].mean(axis=0), color=colour)
+    above.set(
+        title="half of all forecasts are better", xlabel="hours from now", xticks=range(-HORIZON, HORIZON + 1, 24)
+    )
+    above.set_ylabel(f"{VARIABLES[0]}, standardised")
+    above.legend(frameon=False, loc="lower left")
+    below.set(xlabel="hours ahead", ylabel="mean squared error, validation", xticks=range(0, HORIZON + 1, 24))
+    return {"forecasts": picture}
 
 
 if __name__ == "__main__":
-    runner.run(__spec__.name)
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

@@ -2,7 +2,7 @@
 
 Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 of CPU) on 1 core
 Baseline  an interpolated 5-gram, counted on the same text and scored the same way
-Anchor    1.4697 nats per character on validation and test together: nanoGPT's GPU setting for
+Published 1.4697 nats per character on validation and test together: nanoGPT's GPU setting for
           shakespeare_char, scored on random crops (https://github.com/karpathy/nanoGPT)
 Paper     Graves, Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850;
           here one layer in place of seven, a hundredth of the text, and dropout against overfitting
@@ -15,29 +15,34 @@ Answers   What is it worth to carry the state from window to window, in training
 """
 
 import collections
-import itertools
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from keras import layers
-from matplotlib.figure import Figure
 
-from common import data, decoding, metrics, runner, training
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.decoding import beam_search, sample
+from common.metrics import Perplexity
+from common.plots import VALIDATION, new, plain
 
 PROMISE = {
     "figure": {"metric": "test_nats", "better": "lower"},
     "monitor": {"metric": "val_perplexity", "better": "lower"},
     "baseline": {"name": "interpolated 5-gram", "metric": "ngram_test_nats"},
-    "anchor": {"metric": "both_nats", "value": 1.4697, "source": "nanoGPT train_shakespeare_char.py, GPU setting"},
+    "published": {"metric": "both_nats", "value": 1.4697, "source": "nanoGPT train_shakespeare_char.py, GPU setting"},
     "data": ["tiny_shakespeare"],
 }
-TINY = {"examples": 3000, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
+TINY = {"examples": 1010, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
 VARIANTS = {"stateless": {"stateful": False}}
+PINNED = ("stateful",)  # Validation, too, would start every window from zeros.
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
+# A character's id is its place here; every other character is read as a space.
 VOCABULARY = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-START = "\n"  # what the first character of a text is predicted from
+START = "\n"  # What the first character of a text is predicted from.
 
 
 def configure(hp):
@@ -56,185 +61,156 @@ def configure(hp):
     return hp
 
 
+def build_model(hp):
+    """Characters (streams, steps) to logits (streams, steps, V); a window starts with the states after the last one."""
+    cell = {"lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
+    # Keras's default of 0.05 would leave the input unheard beside the recurrent part for the first thousand steps.
+    unit_scale = keras.initializers.RandomNormal(stddev=1.0)
+    characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
+    hidden = layers.Embedding(len(VOCABULARY), hp["embedding"], unit_scale, name="embedding")(characters)
+    hidden = cell(hp["units"], return_sequences=True, stateful=hp["stateful"], name="recurrent")(hidden)
+    hidden = layers.Dropout(hp["dropout"])(hidden)  # (streams, steps, units)
+    logits = layers.Dense(len(VOCABULARY), name="logits")(hidden)
+    model = keras.Model(characters, logits, name="language_model")
+    model.compile(
+        keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        weighted_metrics=[Perplexity()],
+    )
+    return model
+
+
+def for_inference(model):
+    """The same weights, the states outside: [characters (N, T), *states (N, units)] to [logits (N, T, V), *states]."""
+    cell = model.get_layer("recurrent").cell
+    characters = keras.Input((None,), dtype="int32")
+    states = [keras.Input((units,)) for units in keras.tree.flatten(cell.state_size)]  # An LSTM has two.
+    recurrent = layers.RNN(cell, return_sequences=True, return_state=True)
+    hidden, *last_states = recurrent(model.get_layer("embedding")(characters), initial_state=states)
+    logits = model.get_layer("logits")(hidden)
+    return keras.Model([characters, *states], [logits, *last_states], name=model.name)
+
+
 def load_text(hp, split):
     """The split's first `examples` characters."""
-    (example,) = data.load("tiny_shakespeare", SPLITS[split])
-    return example["text"].numpy().decode()[: hp["examples"]]
+    text = tfds.load("tiny_shakespeare", split=SPLITS[split]).get_single_element()["text"]
+    return text.numpy().decode()[: hp["examples"]]
 
 
-def encode(text):
-    """Characters to ids (T,)."""
-    return tf.constant([VOCABULARY.index(character) for character in text])
-
-
-def decode(ids):
-    """Ids (T,) to characters."""
-    return "".join(VOCABULARY[index] for index in ids)
+def encode(text, vocabulary=VOCABULARY):
+    """Characters to ids (T,); one that is not in the vocabulary is read as a space."""
+    ids = {character: index for index, character in enumerate(vocabulary)}
+    return tf.constant([ids.get(character, ids[" "]) for character in text])
 
 
 def load_data(hp, split, streams=None):
     """Batches of (characters, next characters, weights), each (streams, steps); batch t + 1 continues every row of t.
 
-    Every character is a target once. The last rows are padded at the right, with weights of 0. Train is a ring, cut
+    Every character is a target once; the last rows are padded on the right, with weights of 0. Train is a ring, cut
     open at another place in every epoch, so that neither streams nor windows end where they did before.
     """
-    text = encode(load_text(hp, split))
-    streams, steps = streams or hp["streams"], hp["steps"]
+    text, streams, steps = load_text(hp, split), streams or hp["streams"], hp["steps"]
     padding = -len(text) % (streams * steps)
 
-    def windows(characters, targets):
-        rows = [tf.pad(row, [[0, padding]]) for row in (characters, targets, tf.ones(len(text)))]
+    def windows(ids):
+        rows = [tf.pad(row, [[0, padding]]) for row in (ids[:-1], ids[1:], tf.ones(len(text)))]
         batches = [tf.transpose(tf.reshape(row, (streams, -1, steps)), (1, 0, 2)) for row in rows]
         return tf.data.Dataset.from_tensor_slices(tuple(batches))
 
     if split != "train":
-        return windows(tf.concat([encode(START), text[:-1]], axis=0), text)
-
-    def one_epoch(offset):
-        return windows(tf.roll(text, -offset, axis=0), tf.roll(text, -offset - 1, axis=0))
-
-    epochs = data.shuffle(tf.data.Dataset.range(len(text), output_type=tf.int32)).take(1).flat_map(one_epoch)
-    return epochs.apply(tf.data.experimental.assert_cardinality((len(text) + padding) // (streams * steps)))
-
-
-def network(hp, characters, states=None):
-    """Characters (N, T) to the logits of the next ones (N, T, V) and the last states, a list of (N, units).
-
-    Without `states` the recurrent layer keeps its own: a window starts with the last states of the window before.
-    """
-    cell = {"lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
-    # Keras's default of 0.05 would leave the input unheard beside the recurrent part for the first thousand steps.
-    unit_scale = keras.initializers.RandomNormal(stddev=1.0)
-    hidden = layers.Embedding(len(VOCABULARY), hp["embedding"], embeddings_initializer=unit_scale)(characters)
-    recurrent = cell(hp["units"], return_sequences=True, return_state=True, stateful=hp["stateful"] and states is None)
-    hidden, *states = recurrent(hidden, initial_state=states)  # (N, T, units)
-    hidden = layers.Dropout(hp["dropout"])(hidden)
-    return layers.Dense(len(VOCABULARY))(hidden), states
-
-
-def build_model(hp):
-    """The network in training: (streams, steps) characters in, logits out, the states inside the layers."""
-    characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
-    logits, _ = network(hp, characters)
-    model = keras.Model(characters, logits)
-    updates = -(-hp["examples"] // (hp["streams"] * hp["steps"])) * hp["epochs"]
-    learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0, updates - updates // 20, warmup_target=hp["learning_rate"], warmup_steps=updates // 20
-    )
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=hp["weight_decay"], beta_2=0.99, global_clipnorm=1.0)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    model.compile(optimizer, loss, weighted_metrics=[metrics.Perplexity()])
-    return model
-
-
-def for_inference(model, hp):
-    """The same weights, the states outside: [characters (N, T), *states (N, units)] -> [logits (N, T, V), *states]."""
-    characters = keras.Input((None,), dtype="int32")
-    states = [keras.Input((hp["units"],)) for _ in range({"lstm": 2, "gru": 1}[hp["cell"]])]
-    logits, last_states = network(hp, characters, states)
-    copy = keras.Model([characters, *states], [logits, *last_states])
-    for weight, trained in zip(copy.trainable_weights, model.trainable_weights, strict=True):
-        weight.assign(trained)
-    return copy
+        return windows(encode(START + text))
+    ids = encode(text)
+    places = shuffle(tf.data.Dataset.range(len(text), output_type=tf.int32)).take(1)
+    batches = places.flat_map(lambda place: windows(tf.concat([ids[place:], ids[: place + 1]], axis=0)))
+    return batches.apply(tf.data.experimental.assert_cardinality((len(text) + padding) // (streams * steps)))
 
 
 class ResetStates(keras.callbacks.Callback):
     """Zeros the states before every epoch and every validation, which would else read on where training stopped."""
 
     def on_epoch_begin(self, *_):
-        for layer in self.model.layers:
-            if getattr(layer, "stateful", False):
-                layer.reset_state()
+        self.model.get_layer("recurrent").reset_state()
 
     on_test_begin = on_epoch_begin
 
 
-def train(hp, seed, callbacks=training.callbacks):
+def train(hp, seed, callbacks=()):
     """Trains from `seed` and returns the model in its inference form."""
     keras.utils.set_random_seed(seed)
-    batches = load_data(hp, "train")
     model = build_model(hp)
     model.fit(
-        batches,
+        load_data(hp, "train"),
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
-        shuffle=False,
-        verbose=0,
-        callbacks=[*callbacks("fit", examples=hp["examples"]), ResetStates()],
+        callbacks=[OneCycle(warmup=0.05), ResetStates(), *callbacks],
+        shuffle=False,  # Each batch continues the one before.
     )
-    return for_inference(model, hp)
-
-
-def zero_states(model, rows):
-    """The states of a network that has read nothing, each (rows, units)."""
-    return [tf.zeros((rows, state.shape[-1])) for state in model.inputs[1:]]
-
-
-def surprise(model, batches):
-    """The nats of every character, -log p(character | those before it in its row), (streams, T); NaN for padding."""
-    predict = tf.function(model)
-    nats, states = [], zero_states(model, batches.element_spec[0].shape[0])
-    for characters, targets, weights in batches:
-        logits, *states = predict([characters, *states])
-        losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
-        nats.append(tf.where(weights > 0, losses, np.nan))
-    return np.concatenate(nats, axis=1)
-
-
-def ngram_surprise(train_text, text, order=5):
-    """The nats of every character of `text` under n-grams of `train_text`, from 1 to `order`, interpolated.
-
-    An order's estimate is (count + kinds * shorter order's estimate) / (total + kinds), where `kinds` is how many
-    different characters followed the context (Witten and Bell, 1991). Order 5 is the best on validation.
-    """
-    grams, totals, kinds = collections.Counter(), collections.Counter(), collections.Counter()
-    for n in range(1, order + 1):
-        grams.update(train_text[start : start + n] for start in range(len(train_text) - n + 1))
-    for gram, count in grams.items():
-        totals[gram[:-1]] += count
-        kinds[gram[:-1]] += 1
-
-    probabilities = np.full(len(text), 1 / len(VOCABULARY))
-    padded = START * (order - 1) + text
-    for index, character in enumerate(text):
-        for n in range(order):
-            context = padded[index + order - 1 - n : index + order - 1]
-            if context in kinds:
-                count = grams[context + character] + kinds[context] * probabilities[index]
-                probabilities[index] = count / (totals[context] + kinds[context])
-    return -np.log(probabilities)
+    return for_inference(model)
 
 
 def evaluate(model, hp):
     """Nats per character: each is predicted once, from all that precede it in its split; the first one from START."""
-    validation = surprise(model, load_data(hp, "validation", streams=1))
-    test = surprise(model, load_data(hp, "test", streams=1))
-    test_from_zeros = surprise(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # one window a row
-    ngram = ngram_surprise(load_text(hp, "train"), load_text(hp, "test"))
+    validation, test = (surprise(model, load_data(hp, split, streams=1))[0] for split in ("validation", "test"))
+    from_zeros, _ = surprise(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # One window a row.
     return {
         "test_nats": float(np.nanmean(test)),
         "test_perplexity": float(np.exp(np.nanmean(test))),
         "validation_nats": float(np.nanmean(validation)),
         "both_nats": float(np.nanmean(np.concatenate([validation, test], axis=1))),
-        "test_nats_from_zeros": float(np.nanmean(test_from_zeros)),
-        "ngram_test_nats": float(np.mean(ngram)),
+        "test_nats_from_zeros": float(np.nanmean(from_zeros)),
+        "ngram_test_nats": float(np.mean(ngram_surprise(load_text(hp, "train"), load_text(hp, "test")))),
     }
 
 
-def generate(model, prompt, length, temperature=None):
-    """Continues the prompt: drawn at a temperature or, without one, the likeliest text that a beam of 5 finds."""
-    ids = encode(START + prompt)[None]  # (1, T)
-    _, *states = model([ids[:, :-1], *zero_states(model, 1)])
+def surprise(model, batches, states=None):
+    """The nats of every character (streams, T), NaN for padding, and the last states; the first ones are zeros."""
+    nats, rows = [], batches.element_spec[0].shape[0]
+    states = states or [np.zeros((rows, each.shape[-1]), "float32") for each in model.inputs[1:]]
+    for characters, targets, weights in batches:
+        logits, *states = model.predict_on_batch([characters, *states])
+        losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+        nats.append(tf.where(weights > 0, losses, np.nan))
+    return np.concatenate(nats, axis=1), states
+
+
+def ngram_surprise(train_text, text, order=5):
+    """The baseline: the nats of every character of `text` under n-grams of `train_text`, from 1 to `order`.
+
+    An estimate is (count + kinds * shorter n-gram's estimate) / (total + kinds), where `kinds` is how many different
+    characters followed the context (Witten and Bell, 1991). Order 5 is the best on validation.
+    """
+    estimates = np.full(len(text), 1 / len(VOCABULARY))
+    for n in range(1, order + 1):
+        known = [train_text[start : start + n] for start in range(len(train_text) - n + 1)]
+        padded = START * (n - 1) + text
+        asked = [padded[start : start + n] for start in range(len(text))]
+        counts, totals = collections.Counter(known), collections.Counter(gram[:-1] for gram in known)
+        kinds = collections.Counter(gram[:-1] for gram in counts)
+        count, total, kind = np.array([(counts[gram], totals[gram[:-1]], kinds[gram[:-1]]) for gram in asked]).T
+        estimates = np.where(total > 0, (count + kind * estimates) / np.maximum(total + kind, 1), estimates)
+    return -np.log(estimates)
+
+
+def generate(model, vocabulary, prompt, length, temperature=None):
+    """Continues the prompt: drawn at a temperature or, without one, the likeliest text that a beam of 5 finds.
+
+    vocabulary: the text of vocabulary.txt; any other character of the prompt is read as a space.
+    """
 
     def step(tokens, states):
         logits, *states = model([tokens[:, None], *states])
         return tf.nn.log_softmax(logits[:, 0]), states
 
-    if temperature is None:
-        written = decoding.beam_search(step, ids[:, -1], states, length, beam_size=5)[0][:, 0]
-    else:
-        written = decoding.sample(step, ids[:, -1], states, length, temperature)
-    return prompt + decode(written[0].numpy())
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    def write(ids):
+        zeros = [tf.zeros((tf.shape(ids)[0], each.shape[-1])) for each in model.inputs[1:]]
+        _, *states = model([ids[:, :-1], *zeros])
+        if temperature is None:
+            return beam_search(step, ids[:, -1], states, length, beam_size=5)[0][:, 0]
+        return sample(step, ids[:, -1], states, length, temperature)
+
+    written = write(encode(START + prompt, vocabulary)[None])[0]
+    return prompt + "".join(vocabulary[index] for index in written)
 
 
 def assets(hp):
@@ -244,39 +220,26 @@ def assets(hp):
 
 def show(model, hp):
     """Text at three temperatures and by beam search; what a passage's characters cost, and what memory saves."""
-    texts = {f"temperature {each}": generate(model, "ROMEO:\n", 400, each) for each in (0.3, 0.7, 1.0)}
-    texts["beam search"] = generate(model, "ROMEO:\n", 400)
-    carried = surprise(model, load_data(hp, "validation", streams=1))[0]
-    from_zeros = surprise(model, load_data(hp, "validation", streams=256))  # read from 256 places in the text
-    return {
-        "samples": "\n\n".join(f"--- {how}\n{text}" for how, text in texts.items()),
-        "surprise": picture(load_text(hp, "validation"), carried, from_zeros - np.resize(carried, from_zeros.shape)),
-    }
+    how = {"temperature 0.3": 0.3, "temperature 0.7": 0.7, "temperature 1.0": 1.0, "beam search": None}
+    texts = {name: generate(model, VOCABULARY, "ROMEO:\n", 400, each) for name, each in how.items()}
+    batches = load_data(hp, "validation", streams=256)
+    from_zeros, states = surprise(model, batches)
+    # The same rows again, each from where the row before it ended.
+    carried, _ = surprise(model, batches, [np.pad(state[:-1], ((1, 0), (0, 0))) for state in states])
 
-
-def picture(text, nats, cost_of_zeros, rows=15, columns=52):
-    """Above, the first lines of a text, each character on a ground as red as it surprised the network.
-
-    Below, by how many characters were read since, what a start from zeros adds to the nats (streams, T) of the next.
-    """
-    figure = Figure(figsize=(9, 7), layout="constrained", dpi=120)
-    passage, memory = figure.subplots(2, height_ratios=(3, 2))
-    grid, start = np.full((rows, columns), np.nan), 0
-    for row, line in enumerate(text.splitlines(keepends=True)[:rows]):
-        for column, character in enumerate(line[:columns]):
-            grid[row, column] = nats[start + column]
-            passage.text(column, row, character.replace("\n", "↵"), family="monospace", ha="center", va="center")
-        start += len(line)
-    figure.colorbar(passage.imshow(grid, cmap="Reds", vmin=0, vmax=8, aspect="auto"), label="nats", shrink=0.6)
+    picture, (passage, memory) = new(9, 7, rows=2, height_ratios=(3, 2))
+    picture.colorbar(passage.imshow(carried.ravel()[:720].reshape(12, 60), "Reds", aspect="auto"), label="nats")
+    for place, character in enumerate(load_text(hp, "validation")[:720].replace("\n", "↵")):
+        passage.text(place % 60, place // 60, character, family="monospace", ha="center", va="center")
     passage.set_axis_off()
-    edges = np.unique(np.geomspace(1, cost_of_zeros.shape[1] + 1, 16).astype(int))
-    means = [np.nanmean(cost_of_zeros[:, low - 1 : high - 1]) for low, high in itertools.pairwise(edges)]
-    memory.axhline(0.0, color="#cbd5e1", linewidth=1)
-    memory.semilogx(np.sqrt(edges[:-1] * (edges[1:] - 1)), means, "o-", color="#c2410c")
+    starts = 2 ** np.arange(int(np.log2(carried.shape[1] + 1)))  # 1, 2, 4, ...
+    lost = [np.nanmean((from_zeros - carried)[:, start - 1 : 2 * start - 1]) for start in starts]
+    plain(memory).bar([f"{start}–{2 * start - 1}" for start in starts], lost, color=VALIDATION)
     memory.set(xlabel="characters read since the state was zeros", ylabel="nats per character lost by it")
-    memory.spines[["top", "right"]].set_visible(False)
-    return figure
+    return {"samples": "\n\n".join(f"--- {name}\n{text}" for name, text in texts.items()), "surprise": picture}
 
 
 if __name__ == "__main__":
-    runner.run(__spec__.name)
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

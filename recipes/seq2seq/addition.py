@@ -176,7 +176,9 @@ def show(model, hp):
     picture, (left, right) = new(11, 4, columns=2, width_ratios=[2, 3])
     groups = [[index for index, question in enumerate(questions) if carries(question) == n] for n in range(4)]
     wrong = [sum(given[index] != answers[index] for index in group) for group in groups]
-    bars = plain(left).bar(range(4), [1000 * count / max(1, len(group)) for count, group in zip(wrong, groups)], color=MUTED)
+    bars = plain(left).bar(
+        range(4), [1000 * count / max(1, len(group)) for count, group in zip(wrong, groups)], color=MUTED
+    )
     left.bar_label(bars, [f"{count} of {len(group):,}" for count, group in zip(wrong, groups)])
     left.set(xlabel="carries in the sum", ylabel="wrong answers in a thousand, validation", xticks=range(4))
 

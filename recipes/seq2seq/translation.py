@@ -58,7 +58,7 @@ def configure(hp):
     hp.Choice("attention", ["dot", "additive"], default="dot")  # A step of additive attention takes a tenth longer.
     hp.Float("dropout", 0.0, 0.7, step=0.1, default=0.3)
     hp.Float("label_smoothing", 0.0, 0.3, step=0.05, default=0.1)
-    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     return hp
 
@@ -86,10 +86,10 @@ def build_model(hp):
     ]
     layer = {part.name: part for part in parts}.get
     source = keras.Input((None,), dtype="int32", name="source")
-    target = keras.Input((None,), dtype="int32", name="target")
+    shifted = keras.Input((None,), dtype="int32", name="shifted_target")
     memory, mask, states = encode(layer, source)
-    logits, _, _ = decode(layer, target, states, memory, mask)
-    model = keras.Model([source, target], logits, name="translation")
+    logits, _, _ = decode(layer, shifted, states, memory, mask)
+    model = keras.Model([source, shifted], logits, name="translation")
     model.compile(
         keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0),
         SmoothedCrossEntropy(hp["label_smoothing"]),
@@ -101,12 +101,9 @@ def build_model(hp):
 
 
 def encode(layer, source):
-    """Reads the source (B, S).
+    """From the source (B, S), with layers by name, to what `decode` needs.
 
-    layer: from a name to the layer.
-
-    Returns:
-        memory (B, S, units) for the attention, its mask (B, S), and the decoder's two first states (B, units).
+    That is a memory for the attention (B, S, units), its mask (B, S), and two first states (B, units).
     """
     mask = ops.not_equal(source, 0)
     vectors = layer("dropout")(layer("source_embedding")(source))
@@ -116,10 +113,9 @@ def encode(layer, source):
 
 
 def decode(layer, target, states, memory, mask):
-    """Writes on after the target's tokens (B, T), from the states before them.
+    """From the target's tokens (B, T) and the states before them to the logits of the next tokens (B, T, V).
 
-    Returns:
-        logits (B, T, V), the states after the last token, and what the attention looked at (B, T, S).
+    Also returns the states after the last token, and the attention's weights (B, T, S).
     """
     vectors = layer("dropout")(layer("rescaled")(layer("target_embedding")(target)))
     query, query_state = layer("query")(vectors, initial_state=states[0])  # (B, T, units)
@@ -131,10 +127,7 @@ def decode(layer, target, states, memory, mask):
 
 
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy against 1 - smoothing on the label and smoothing spread over the vocabulary: a token's mean.
-
-    For labels (B, T) as indices and logits (B, T, V), without the (B, T, V) of a smoothed one-hot label.
-    """
+    """Label smoothing for labels (B, T) and logits (B, T, V), without the (B, T, V) of smoothed one-hot labels."""
 
     def __init__(self, smoothing):
         super().__init__(reduction="mean_with_sample_weight")
@@ -153,14 +146,14 @@ def read(hp, split):
 
 
 @functools.cache
-def byte_pairs(sentences, vocabulary_size):
-    """`byte_pair_tokenizer`, trained once for all splits."""
+def train_tokenizer(sentences, vocabulary_size):
+    """`byte_pair_tokenizer`, which takes a while, once for the same sentences."""
     return byte_pair_tokenizer(sentences, vocabulary_size)
 
 
-def vocabularies(hp):
+def tokenizers_of(hp):
     """The tokenizers of the training sentences, German and English."""
-    return [byte_pairs(tuple(sentences), hp["vocabulary_size"]) for sentences in read(hp, "train")]
+    return [train_tokenizer(tuple(sentences), hp["vocabulary_size"]) for sentences in read(hp, "train")]
 
 
 def tokens_of(tokenizer, sentences):
@@ -173,14 +166,14 @@ def load_data(hp, split):
 
     Sentences of similar length share a batch.
     """
-    german, english = map(tokens_of, vocabularies(hp), read(hp, split))
-    longer = np.maximum(german.row_lengths(), english.row_lengths())
-    batches = bucket((german, english), longer, BUCKETS, hp["batch_size"], split == "train")
 
     def teacher_forcing(source, target):
         shifted, weight = shift_right(target, START)
         return (source, shifted), target, weight
 
+    german, english = map(tokens_of, tokenizers_of(hp), read(hp, split))
+    longer = np.maximum(german.row_lengths(), english.row_lengths())
+    batches = bucket((german, english), longer, BUCKETS, hp["batch_size"], split == "train")
     return batches.map(teacher_forcing).prefetch(tf.data.AUTOTUNE)
 
 
@@ -201,16 +194,13 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """BLEU on test: lower-cased as the published one, and cased; perplexity a token."""
     german, english = read(hp, "test")
-    greedily = translate(model, vocabularies(hp), german, beam_size=1)
-    by_beam = translate(model, vocabularies(hp), german)
-    return {
-        "bleu_greedy": bleu(greedily, english, lowercase=True),
-        "bleu_beam": bleu(by_beam, english, lowercase=True),
-        "bleu_greedy_cased": bleu(greedily, english, lowercase=False),
-        "bleu_beam_cased": bleu(by_beam, english, lowercase=False),
-        "nearest_bleu": bleu(nearest_translations(hp, german), english, lowercase=True),
-        "test_perplexity": model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)["perplexity"],
-    }
+    results = {"nearest_bleu": bleu(nearest_translations(hp, german), english, lowercase=True)}
+    for search, beam_size in (("greedy", 1), ("beam", 5)):
+        translations = translate(model, tokenizers_of(hp), german, beam_size)
+        results[f"bleu_{search}"] = bleu(translations, english, lowercase=True)
+        results[f"bleu_{search}_cased"] = bleu(translations, english, lowercase=False)
+    test = model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)
+    return {**results, "test_perplexity": test["perplexity"]}
 
 
 def bleu(translations, references, lowercase):
@@ -256,16 +246,12 @@ def translate(model, vocabularies, sentences, beam_size=5, alpha=1.0):
 
 def assets(hp):
     """The vocabularies and their merges, as `tokenizers.Tokenizer.from_file` reads them."""
-    german, english = vocabularies(hp)
+    german, english = tokenizers_of(hp)
     return {"german.json": german.to_str(pretty=True), "english.json": english.to_str(pretty=True)}
 
 
 def attention_map(model, vocabularies, source, target):
-    """Where the attention looks in `source` when `target` is written.
-
-    Returns:
-        The pieces of the source (S) and of the target (T) as str, and the weights (T, S), rows summing to 1.
-    """
+    """The pieces of both sentences (S), (T), and where the attention looks in the first for the second (T, S)."""
     source, target = (each.encode(sentence) for each, sentence in zip(vocabularies, (source, target)))
     memory, mask, states = encode(model.get_layer, tf.constant([[*source.ids, END]]))
     _, _, weights = decode(model.get_layer, tf.constant([[START, *target.ids]]), states, memory, mask)
@@ -276,15 +262,14 @@ def attention_map(model, vocabularies, source, target):
 def show(model, hp):
     """Where the attention looks in four validation sentences, and ten translations beside their references."""
     german, english = (sentences[:10] for sentences in read(hp, "validation"))
-    translations = translate(model, vocabularies(hp), german)
+    translations = translate(model, tokenizers_of(hp), german)
     picture, axes = new(13.0, 12.0, rows=2, columns=2)
     # Around twelve words long: enough to see words change places, few enough to read.
     chosen = sorted(range(len(german)), key=lambda index: abs(len(german[index].split()) - 12))[:4]
-    for ax, index in zip(axes.flat, sorted(chosen)):
-        source, target, weights = attention_map(model, vocabularies(hp), german[index], translations[index])
+    for ax, index in zip(axes.flat, chosen):
+        source, target, weights = attention_map(model, tokenizers_of(hp), german[index], translations[index])
         heat_map(ax, weights, rows=target, columns=source)
-        ax.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
-        ax.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor")
+        ax.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, rotation=60)
     samples = [
         f"German      {source}\nreference   {reference}\ntranslation {translation}"
         for source, reference, translation in zip(german, english, translations)

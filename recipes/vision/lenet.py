@@ -21,7 +21,7 @@ from keras import layers
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.plots import image_grid, new
+from common.plots import image_grid
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -107,7 +107,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Test-set figures: the share of digits read right, by the model and by both baselines."""
+    """The share of test digits read right, by the model and by both baselines."""
     images, digits = map(np.concatenate, zip(*load_data(hp, "test").as_numpy_iterator()))
     digits = digits.argmax(axis=1)
     answers, _ = classify(model, images)
@@ -143,40 +143,24 @@ def classify(model, images):
 
 
 def show(model, hp):
-    """What the first layers make of a digit, and the validation digits that are read wrongly."""
+    """C1's filters, what C1 and C3 make of a digit, and the validation digits that are read wrongly."""
     images, digits = map(np.concatenate, zip(*load_data(hp, "validation").as_numpy_iterator()))
-    digits = digits.argmax(axis=1)
     answers, probabilities = classify(model, images)
-    wrong = np.flatnonzero(answers != digits)
-    wrong = wrong[np.argsort(-probabilities[wrong])][:50]  # The most confident mistake comes first.
-    titles = [f"{digits[index]} read as {answers[index]}" for index in wrong]
-    heading = f"{np.sum(answers != digits)} of {len(images):,} validation digits read wrongly"
-    return {
-        "feature_maps": draw_feature_maps(model, images[0]),
-        "errors": image_grid(images[wrong], titles, heading=heading),
-    }
+    wrong = np.flatnonzero(answers != digits.argmax(axis=1))
+    wrong = wrong[np.argsort(-probabilities[wrong])]  # The most confident mistake comes first.
+    heading = f"{len(wrong)} of {len(images):,} validation digits read wrongly, the surest first"
+    titles = [f"{digits[index].argmax()} read as {answers[index]}" for index in wrong]
 
-
-def draw_feature_maps(model, image):
-    """One digit on its way through the network: C1's filters, the maps of C1 and of C3."""
+    filters = np.moveaxis(model.get_layer("C1").kernel.numpy(), -1, 0)  # (6, 5, 5, 1)
     outputs = [model.get_layer(name).output for name in ("C1", "C3")]
-    first, second = keras.Model(model.inputs, outputs).predict(image[None], verbose=0)
-    filters = keras.ops.convert_to_numpy(model.get_layer("C1").kernel)  # (5, 5, 1, 6)
-    picture, axes = new(12, 5.4, rows=4, columns=8)
-    panels = [image[..., 0], *filters[:, :, 0].transpose(2, 0, 1), *first[0].transpose(2, 0, 1)]
-    panels += [*second[0].transpose(2, 0, 1)]
-    names = ["the digit", *(f"C1 filter {n}" for n in range(1, 7)), *(f"C1 map {n}" for n in range(1, 7))]
-    names += [f"C3 map {n}" for n in range(1, 17)]
-    for ax in axes.flat:
-        ax.set_axis_off()
-    places = [*range(7), *range(9, 15), *range(16, 32)]  # A row for the filters, one for C1's maps, two for C3's.
-    for place, panel, name in zip(places, panels, names, strict=True):
-        is_filter = "filter" in name
-        limit = np.abs(panel).max() if is_filter else None  # White stands for zero.
-        colours = "RdBu_r" if is_filter else "gray_r" if name == "the digit" else "magma"
-        axes.flat[place].imshow(panel, cmap=colours, vmin=-limit if is_filter else None, vmax=limit)
-        axes.flat[place].set_title(name, fontsize=10)
-    return picture
+    first, second = (np.moveaxis(maps[0], -1, 0) for maps in keras.Model(model.inputs, outputs)(images[:1]))
+    maps = [images[0], *first, *second]
+    names = ["the digit", *(f"C1 map {n}" for n in range(1, 7)), *(f"C3 map {n}" for n in range(1, 17))]
+    return {
+        "errors": image_grid(images[wrong[:50]], titles, heading=heading),
+        "feature_maps": image_grid(maps, names, columns=8, heading="One digit on its way through the network"),
+        "filters": image_grid(filters, [f"filter {n}" for n in range(1, 7)], columns=6, heading="The filters of C1"),
+    }
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ SPLITS = {"train": (0, 12 * MONTH), "validation": (12 * MONTH, 16 * MONTH), "tes
 class Builder(tfds.core.GeneratorBasedBuilder):
     """One example an hour, in order of time."""
 
+    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "12, 4 and 4 months of 30 days each, from 2016-07-01 on."}
 

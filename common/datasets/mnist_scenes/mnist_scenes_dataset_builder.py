@@ -13,6 +13,7 @@ WITHHELD = {"left of": 3, "above": 7}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Two to four digits in rows; the caption names them in reading order, so that only one is right."""
 
+    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     # Pictures, which digits of mnist, and whether every picture has a withheld pair, or none.

@@ -17,6 +17,7 @@ FILES = {
 class Builder(tfds.core.GeneratorBasedBuilder):
     """One split a series, one example a reading, in order of time."""
 
+    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Three series of realKnownCause, labels of combined_windows.json."}
 

@@ -14,6 +14,7 @@ ESCAPES = {"-LRB-": "(", "-RRB-": ")", "\\/": "/", "\\*": "*"}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Binary trees with a label at every node, in the order of the official files."""
 
+    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The trees of trainDevTestTrees_PTB.zip."}
 

@@ -1,0 +1,138 @@
+"""A generator and a discriminator, each with its optimizer, play against each other over mnist on 8 x 8 pixels.
+
+Result    not measured yet
+Baseline  the mean training image, always
+Published nothing: a fixture of the tests
+Paper     Goodfellow et al., Generative Adversarial Nets, 2014, https://arxiv.org/abs/1406.2661
+Answers   Can a recipe train two networks in one `train_step`, and a killed run of it be resumed?
+
+    python -m recipes.kinds.adversarial
+"""
+
+import keras
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers, ops
+
+from common.data import shuffle
+from common.plots import image_grid
+
+PROMISE = {
+    "figure": {"metric": "distance", "better": "lower"},
+    "monitor": {"metric": "val_distance", "better": "lower"},
+    "baseline": {"metric": "mean_image_distance", "name": "the mean training image, always"},
+    "published": {"value": 1.0, "source": "a fixture of the tests: nobody published it"},
+    "data": ["mnist"],
+}
+TINY = {"examples": 150, "epochs": 2, "units": 16}
+VARIANTS = {"narrow": {"units": 16}}
+SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
+SIDE, NOISE = 8, 16
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 100, 55_000, default=5000)
+    hp.Int("epochs", 1, 100, default=20)
+    hp.Int("units", 16, 256, step=16, default=64)
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=1e-3)
+    return hp
+
+
+class Adversaries(keras.Model):
+    """Both networks and all that their training changes, which a resumed run must find built before `fit`."""
+
+    def __init__(self, generator, discriminator, learning_rate):
+        super().__init__(name="adversaries")
+        self.generator, self.discriminator = generator, discriminator
+        self.seed = keras.random.SeedGenerator()
+        self.generator_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+        self.discriminator_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+        self.generator_optimizer.build(generator.trainable_variables)
+        self.discriminator_optimizer.build(discriminator.trainable_variables)
+        self.means = [keras.metrics.Mean(name) for name in ("loss", "discriminator_loss", "distance")]
+        self.built = True
+
+    @property
+    def metrics(self):
+        return self.means
+
+    def generate(self, count):
+        return self.generator(keras.random.normal((count, NOISE), seed=self.seed))
+
+    def train_step(self, real):
+        with tf.GradientTape(persistent=True) as tape:
+            of_real, of_made = self.discriminator(real), self.discriminator(self.generate(tf.shape(real)[0]))
+            losses = ops.softplus(-of_made), ops.softplus(-of_real) + ops.softplus(of_made)  # Both (B, 1).
+        networks, optimizers = zip(
+            (self.generator, self.generator_optimizer), (self.discriminator, self.discriminator_optimizer)
+        )
+        for network, optimizer, loss, mean in zip(networks, optimizers, losses, self.means):
+            variables = network.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            mean.update_state(loss)
+        return {mean.name: mean.result() for mean in self.means[:2]}
+
+    def test_step(self, real):
+        self.means[2].update_state(distance(self.generate(tf.shape(real)[0]), real))
+        return {"distance": self.means[2].result()}
+
+
+def build_model(hp):
+    """Generator, from noise (B, 16) to pixels (B, 64), and discriminator, from pixels to a logit (B, 1)."""
+    noise, pixels = keras.Input((NOISE,), name="noise"), keras.Input((SIDE * SIDE,), name="pixels")
+    hidden = layers.Dense(hp["units"], activation="leaky_relu")(noise)
+    generator = keras.Model(noise, layers.Dense(SIDE * SIDE, activation="sigmoid")(hidden), name="generator")
+    hidden = layers.Dense(hp["units"], activation="leaky_relu")(pixels)
+    discriminator = keras.Model(pixels, layers.Dense(1)(hidden), name="discriminator")
+    model = Adversaries(generator, discriminator, hp["learning_rate"])
+    model.compile(None)
+    return model
+
+
+def distance(made, real):
+    """Fréchet distance of two sets of images (N, 64), each pixel taken as an independent Gaussian."""
+    moments = zip((ops.mean(made, 0), ops.std(made, 0)), (ops.mean(real, 0), ops.std(real, 0)))
+    return sum(ops.sum(ops.square(one - other)) for one, other in moments)
+
+
+def load_data(hp, split):
+    """Batches of pixels (B, 64), 1 = ink; all held-out images make one batch, since a distance is between sets."""
+    images = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    pixels = images.map(lambda image, _: tf.reshape(tf.image.resize(image, (SIDE, SIDE), "area") / 255, (-1,))).cache()
+    return shuffle(pixels).batch(64) if split == "train" else pixels.batch(hp["examples"])
+
+
+def train(hp, seed, callbacks=()):
+    """Trains both networks from `seed` and returns them."""
+    keras.utils.set_random_seed(seed)
+    model = build_model(hp)
+    model.fit(
+        load_data(hp, "train"),
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=list(callbacks),
+        shuffle=False,  # `load_data` did.
+    )
+    return {"model": model.generator, "discriminator": model.discriminator}
+
+
+def evaluate(models, hp):
+    """How far the generated images, and the baseline's, are from those of test."""
+    real, known = next(iter(load_data(hp, "test"))), ops.concatenate(list(load_data(hp, "train")))
+    return {
+        "distance": float(distance(generate(models["model"], len(real)), real)),
+        "mean_image_distance": float(distance(ops.mean(known, 0, keepdims=True), real)),
+    }
+
+
+def show(models, hp):
+    """Twenty generated images."""
+    images = ops.convert_to_numpy(generate(models["model"], 20)).reshape(-1, SIDE, SIDE)
+    return {"generated": image_grid(images, [""] * len(images))}
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

@@ -1,0 +1,151 @@
+"""Word vectors learn to tell a word's neighbours in Shakespeare from other words: skip-gram, negative sampling.
+
+Result    not measured yet
+Baseline  the share of true neighbours as every pair's probability
+Published nothing: a fixture of the tests
+Paper     Mikolov et al., Distributed Representations of Words and Phrases, 2013, https://arxiv.org/abs/1310.4546
+Answers   Can a recipe count its training in steps instead of passes over its data?
+
+    python -m recipes.kinds.word_vectors
+"""
+
+import collections
+import functools
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers
+
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.plots import heat_map, new
+
+PROMISE = {
+    "figure": {"metric": "cross_entropy", "better": "lower"},
+    "monitor": {"metric": "val_loss", "better": "lower"},
+    "baseline": {"metric": "share_cross_entropy", "name": "the share of true neighbours as every pair's probability"},
+    "published": {"value": 0.4, "source": "a fixture of the tests: nobody published it"},
+    "data": ["tiny_shakespeare"],
+}
+TINY = {"examples": 3000, "epochs": 2, "steps": 13, "vocabulary_size": 50, "units": 8}
+VARIANTS = {"short vectors": {"units": 8}}
+PINNED = ("steps", "vocabulary_size", "negatives")
+SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+WINDOW = 2  # Neighbours on either side.
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 1000, 1_000_000, default=200_000)  # Characters read from each split at most.
+    hp.Int("epochs", 1, 50, default=5)
+    hp.Int("steps", 1, 10_000, default=500)  # Of an epoch.
+    hp.Int("batch_size", 32, 1024, step=32, default=64)
+    hp.Int("vocabulary_size", 50, 5000, default=1000)
+    hp.Int("negatives", 1, 20, default=4)  # Other words for each neighbour.
+    hp.Int("units", 8, 256, step=8, default=32)
+    hp.Float("learning_rate", 1e-3, 1e-1, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
+    return hp
+
+
+def build_model(hp):
+    """Word (B,) and candidates (B, C) to the logits (B, C) that these are neighbours."""
+    word, candidates = (
+        keras.Input((), dtype="int32", name="word"),
+        keras.Input((None,), dtype="int32", name="candidates"),
+    )
+    vectors = layers.Embedding(hp["vocabulary_size"], hp["units"], name="vectors")(word)
+    contexts = layers.Embedding(hp["vocabulary_size"], hp["units"], name="contexts")(candidates)
+    model = keras.Model([word, candidates], layers.Dot((2, 1))([contexts, vectors]), name="word_vectors")
+    model.compile(keras.optimizers.Adam(hp["learning_rate"]), keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
+
+
+@functools.cache
+def read(split, examples):
+    """The split's words in order."""
+    text = next(tfds.load("tiny_shakespeare", split=SPLITS[split]).as_numpy_iterator())["text"].decode()
+    return re.findall(r"[a-z']+", text[:examples].lower())
+
+
+def vocabulary(hp):
+    """The commonest training words; a word's token is its index."""
+    return [word for word, _ in collections.Counter(read("train", hp["examples"])).most_common(hp["vocabulary_size"])]
+
+
+def load_data(hp, split):
+    """Batches of (word (B,), candidates (B, 1 + negatives)) and targets of that shape: 1 for the first, a neighbour.
+
+    The other candidates are words of the same text: in training others in every pass, else always the same ones.
+    """
+    tokens = {word: token for token, word in enumerate(vocabulary(hp))}
+    text = np.array([tokens[word] for word in read(split, hp["examples"]) if word in tokens], "int32")
+    left = np.concatenate([text[:-distance] for distance in range(1, WINDOW + 1)])
+    right = np.concatenate([text[distance:] for distance in range(1, WINDOW + 1)])
+    pairs = np.concatenate([left, right]), np.concatenate([right, left])
+    others = text if split == "train" else np.random.default_rng(0).choice(text, hp["negatives"] * len(pairs[0]))
+    pairs, others = map(tf.data.Dataset.from_tensor_slices, (pairs, others))
+    if split == "train":
+        pairs, others = shuffle(pairs), shuffle(others)
+    others = others.batch(hp["negatives"], drop_remainder=True).repeat()
+    target = tf.one_hot(0, 1 + hp["negatives"])
+    examples = tf.data.Dataset.zip(pairs, others).map(
+        lambda pair, other: ((pair[0], tf.concat([pair[1:], other], 0)), target)
+    )
+    batches = examples.batch(hp["batch_size"])
+    return batches.repeat().take(hp["steps"]) if split == "train" else batches
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed` and returns the model."""
+    keras.utils.set_random_seed(seed)
+    model = build_model(hp)
+    model.fit(
+        load_data(hp, "train"),
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=[OneCycle(), *callbacks],
+        shuffle=False,  # `load_data` did.
+    )
+    return model
+
+
+def evaluate(model, hp):
+    """The cross-entropy of a candidate, and the baseline's, which always says how many are neighbours."""
+    share = 1 / (1 + hp["negatives"])
+    return {
+        "cross_entropy": model.evaluate(load_data(hp, "test"), verbose=0),
+        "share_cross_entropy": float(-share * np.log(share) - (1 - share) * np.log(1 - share)),
+    }
+
+
+def assets(hp):
+    """The words, in the order of their vectors."""
+    return {"vocabulary.txt": "\n".join(vocabulary(hp)) + "\n"}
+
+
+def similarity(model):
+    """Cosines of all pairs of words (words, words)."""
+    vectors = keras.utils.normalize(model.get_layer("vectors").embeddings.numpy())
+    return vectors @ vectors.T
+
+
+def show(model, hp):
+    """How similar the vectors of the commonest words are, each one's own cosine left out."""
+    words = vocabulary(hp)[:12]
+    picture, axes = new(6, 5)
+    cosines = similarity(model)[:12, :12] * (1 - np.eye(12))
+    heat_map(axes, cosines, rows=words, columns=words)
+    axes.set(title="cosine of the vectors of two words")
+    return {
+        "similarity": picture,
+        "nearest": "\n".join(f"{word}: {words[row.argmax()]}" for word, row in zip(words, cosines)),
+    }
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)
