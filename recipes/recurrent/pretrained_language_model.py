@@ -41,6 +41,7 @@ PINNED = ("labels", "language_model_epochs", "passes", "least_steps", "head_step
 SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test[:10000]"}
 
 LABELS = (100, 500, 2500, 22_500)
+STRATEGIES = ("scratch", "frozen", "fine-tuned")
 
 
 def configure(hp):
@@ -119,7 +120,7 @@ def build_language_model(hp, classifier):
     wrong_logits = ops.matmul(prediction, ops.transpose(layer("embedding")(candidates)))  # (B, T, C)
     # A candidate that happens to be the true word does not count.
     wrong_logits = ops.where(ops.equal(following[..., None], candidates), -1e9, wrong_logits)
-    logits = ops.concatenate([true_logits, wrong_logits], axis=-1)
+    logits = ops.concatenate([true_logits, wrong_logits], axis=-1)  # (B, T, 1 + C)
     model = keras.Model([classifier.input, following, wrong], logits, name="language-model")
     optimizer = keras.optimizers.Adam(hp["language_model_rate"], clipnorm=1.0)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=16)
@@ -152,7 +153,7 @@ def vectorizer(examples, size):
 @functools.cache
 def encoded(split, examples, vocabulary_size):
     """The tokens of the split's reviews, ragged (N, words of each) int32."""
-    return tf.cast(vectorizer(examples, vocabulary_size)("<start> " + read(split, examples)[0]), tf.int32)
+    return tf.cast(vectorizer(examples, vocabulary_size)(b"<start> " + read(split, examples)[0]), tf.int32)
 
 
 def cut_windows(hp, split):
@@ -179,8 +180,7 @@ def load_data(hp, split, labels=None, reader=None):
     tokens = encoded(split, hp["examples"], hp["vocabulary_size"])[:labels, -hp["length"] :].to_tensor().numpy()
     inputs = tokens if reader is None else reader.predict(tokens, batch_size=256, verbose=0)
     dataset = tf.data.Dataset.from_tensor_slices((inputs, read(split, hp["examples"])[1][:labels]))
-    if split == "train":
-        dataset = shuffle(dataset)
+    dataset = shuffle(dataset) if split == "train" else dataset
     return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
 
 
@@ -189,9 +189,8 @@ def train(hp, seed, callbacks=()):
     keras.utils.set_random_seed(seed)
     options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # What loads the data did.
 
-    def fit(model, learning_rate, batches, validation, rate_decay=1.0):
-        optimizer = DiscriminativeAdam(learning_rate, rate_decay, model)
-        model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+    def fit(model, peak, batches, validation, rate_decay=1.0):
+        model.compile(DiscriminativeAdam(peak, rate_decay, model), "binary_crossentropy", metrics=["accuracy"])
         model.fit(batches, validation_data=validation, **options)
 
     pretrained = build_model(hp)
@@ -202,16 +201,14 @@ def train(hp, seed, callbacks=()):
     validation, validation_features = (load_data(hp, "validation", reader=each) for each in (None, reader))
     for labels in LABELS[: LABELS.index(hp["labels"]) + 1]:
         batches = load_data(hp, "train", labels)
-        steps = max(hp["least_steps"], hp["passes"] * len(batches))
-        batches = batches.repeat().take(steps)  # Shuffled anew in every pass.
-        scratch, frozen, fine_tuned = (build_model(hp, f"{name}-{labels}") for name in ("scratch", "frozen", "fine-tuned"))
+        # Shuffled anew in every pass.
+        batches = batches.repeat().take(max(hp["least_steps"], hp["passes"] * len(batches)))
+        scratch, frozen, fine_tuned = (build_model(hp, f"{strategy}-{labels}") for strategy in STRATEGIES)
         fit(scratch, hp["learning_rate"], batches, validation)
-
         frozen.set_weights(pretrained.get_weights())
         head = keras.Model(frozen.get_layer("features").output, frozen.output, name=frozen.name)
         features = load_data(hp, "train", labels, reader).repeat().take(hp["head_steps"])
         fit(head, hp["head_rate"], features, validation_features)
-
         fine_tuned.set_weights(frozen.get_weights())
         fine_tuned.get_layer("embedding").trainable = not hp["gradual_unfreezing"]
         fit(fine_tuned, hp["fine_tuning_rate"], batches, validation, hp["rate_decay"])
@@ -231,7 +228,7 @@ def evaluate(models, hp, split="test"):
     results = {each.name: each.evaluate(batches, verbose=0, return_dict=True)["accuracy"] for each in classifiers}
     for labels in LABELS[: LABELS.index(hp["labels"]) + 1]:
         results[f"tfidf-{labels}"] = tfidf(hp["examples"], labels).score(*read(split, hp["examples"]))
-    own = {"accuracy": results[f"fine-tuned-{labels}"], "tfidf_accuracy": results[f"tfidf-{labels}"]}
+    own = {"accuracy": results[f"fine-tuned-{hp['labels']}"], "tfidf_accuracy": results[f"tfidf-{hp['labels']}"]}
     return {**own, "perplexity": perplexity(models["language-model"], hp, split), **results}
 
 
@@ -246,10 +243,9 @@ def tfidf(examples, labels):
 
 def perplexity(language_model, hp, split):
     """exp(mean loss of a word), over all of the vocabulary, on the first ten thousand words of a split."""
-    counts = np.bincount(cut_windows(hp, "train").ravel(), minlength=hp["vocabulary_size"]) + 1.0
+    counts = np.bincount(cut_windows(hp, "train").ravel(), minlength=hp["vocabulary_size"]).astype("float32") + 1
     prediction, embedding = (language_model.get_layer(name) for name in ("prediction", "embedding"))
-    logits = ops.matmul(prediction.output, ops.transpose(embedding.embeddings))
-    logits += np.log(counts / counts.sum()).astype("float32")
+    logits = ops.matmul(prediction.output, ops.transpose(embedding.embeddings)) + np.log(counts / counts.sum())
     model = keras.Model(language_model.inputs[0], logits)
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     windows = cut_windows(hp, split)[: 10_000 // hp["window"]]
@@ -273,9 +269,9 @@ def show(models, hp):
     results = evaluate(models, hp, "validation")
     counts = LABELS[: LABELS.index(hp["labels"]) + 1]
     picture, ax = new()
-    for name, line in {"fine-tuned": "o-", "frozen": "o:", "scratch": "o-", "tfidf": "o:"}.items():
+    for name, line in zip((*STRATEGIES, "tfidf"), ("o-", "o:", "o-", "o:")):
         curve = [results[f"{name}-{labels}"] for labels in counts]
-        colour = VALIDATION if name in ("fine-tuned", "frozen") else TRAINING  # Pretrained or not.
+        colour = VALIDATION if name in ("frozen", "fine-tuned") else TRAINING  # Pretrained or not.
         ax.plot([f"{labels:,}" for labels in counts], curve, line, color=colour, label=name)
     plain(ax).set(xlabel="labelled reviews", ylabel="validation accuracy")
     ax.legend(frameon=False, loc="lower right")

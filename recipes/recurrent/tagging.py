@@ -26,7 +26,7 @@ from keras import layers, ops
 
 from common.callbacks import OneCycle
 from common.data import bucket
-from common.plots import MUTED, new, plain
+from common.plots import MUTED, heat_map, new, plain
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -130,11 +130,9 @@ def read(split, examples):
 @functools.cache
 def vocabularies(examples, size):
     """The commonest words, in lower case, and the characters of train, lists of str: the first has the number 2."""
-    sentences, _ = read("train", examples)
-    words = collections.Counter(word.lower() for word in itertools.chain(*sentences))
-    characters = collections.Counter(itertools.chain(*itertools.chain(*sentences)))
-    commonest = words.most_common(size - 2), characters.most_common(CHARACTERS - 2)
-    return tuple([entry for entry, _ in entries] for entries in commonest)
+    words = list(itertools.chain(*read("train", examples)[0]))
+    counts = collections.Counter(word.lower() for word in words), collections.Counter(itertools.chain(*words))
+    return [[entry for entry, _ in each.most_common(room - 2)] for each, room in zip(counts, (size, CHARACTERS))]
 
 
 def encoder(words, characters, word_length):
@@ -187,7 +185,10 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """The share of test words tagged rightly: of all, of those unknown to train, of those with several tags there."""
     words, right, given = tagged_words(model, hp, "test")
-    known = tags_in_train(hp)
+    known = collections.defaultdict(collections.Counter)  # {word of train: {tag: count}}
+    for sentence, tags in zip(*read("train", hp["examples"])):
+        for word, name in zip(sentence, tags):
+            known[word][name] += 1
     seen_once = collections.Counter(name for counts in known.values() if counts.total() == 1 for name in counts)
     fallback = seen_once.most_common(1)[0][0]
     commonest = [known[word].most_common(1)[0][0] if word in known else fallback for word in words]
@@ -203,20 +204,11 @@ def evaluate(model, hp):
 
 
 def tagged_words(model, hp, split):
-    """All words of a split, their right tags, and the model's: three lists of str."""
+    """All words of a split, their right tags, and those that the model gives them: three lists of str."""
     sentences, tags = read(split, hp["examples"])
-    given = tag(model, sentences, *vocabularies(hp["examples"], hp["vocabulary_size"]))
-    words, right, given = (list(itertools.chain(*each)) for each in (sentences, tags, given))
-    return words, right, [name for name, _ in given]
-
-
-def tags_in_train(hp):
-    """How often train gives each tag to each word, {word: {tag: count}}: the baseline's knowledge."""
-    counts = collections.defaultdict(collections.Counter)
-    for sentence, tags in zip(*read("train", hp["examples"])):
-        for word, name in zip(sentence, tags):
-            counts[word][name] += 1
-    return counts
+    answers = tag(model, sentences, *vocabularies(hp["examples"], hp["vocabulary_size"]))
+    given = [name for name, _ in itertools.chain(*answers)]
+    return list(itertools.chain(*sentences)), list(itertools.chain(*tags)), given
 
 
 def tag(model, sentences, words, characters):
@@ -245,17 +237,24 @@ def assets(hp):
 
 
 def show(model, hp):
-    """A few sentences with their tags, and which parts of speech are most often taken for each other."""
-    sentences = [
-        "Time flies like an arrow ; fruit flies like a banana .".split(),
-        "They can fish , and we can the fish that they fish .".split(),
-        "I googled it , but the chatbot had hallucinated every footnote .".split(),
-        "And the slithy toves did gyre and gimble in the wabe .".split(),
+    """Four sentences with their tags and how sure they are, and which parts of speech are taken for each other."""
+    texts = [
+        "Time flies like an arrow ; fruit flies like a banana .",
+        "They can fish , and we can the fish that they fish .",
+        "I googled it , but the chatbot had hallucinated every footnote .",
+        "And the slithy toves did gyre and gimble in the wabe .",
     ]
+    sentences = [text.split() for text in texts]
     tagged = tag(model, sentences, *vocabularies(hp["examples"], hp["vocabulary_size"]))
-    lines = [" ".join(f"{word}/{name}" for word, (name, _) in zip(*each)) for each in zip(sentences, tagged)]
+    picture, axes = new(11, 5, rows=len(texts))
+    for ax, sentence, answers in zip(axes, sentences, tagged):
+        columns = [f"{word}\n{name}\n{probability:.2f}" for word, (name, probability) in zip(sentence, answers)]
+        heat_map(ax, [[probability for _, probability in answers]], rows=["sure"], columns=columns, colours="Blues")
+    return {"sentences": picture, "mistakes": draw_mistakes(*tagged_words(model, hp, "validation"))}
 
-    words, right, given = tagged_words(model, hp, "validation")
+
+def draw_mistakes(words, right, given):
+    """The parts of speech that are most often taken for others, with the words of which that is most often so."""
     mistakes = collections.defaultdict(collections.Counter)  # {"right tag taken for given tag": {word: count}}
     for word, one, other in zip(words, right, given):
         if one != other:
@@ -265,10 +264,8 @@ def show(model, hp):
     picture, ax = new(9, 4.5)
     bars = plain(ax).barh(kinds, counts, color=MUTED)
     ax.bar_label(bars, [", ".join(word for word, _ in mistakes[kind].most_common(4)) for kind in kinds], padding=4)
-    ax.set(
-        xlabel=f"mistakes among {len(words):,} validation words, and their commonest words", xlim=(0, 2 * counts[-1])
-    )
-    return {"mistakes": picture, "sentences": "\n".join(lines)}
+    ax.set(xlabel=f"times among {len(words):,} validation words", xlim=(0, 2 * counts[-1]))
+    return picture
 
 
 if __name__ == "__main__":

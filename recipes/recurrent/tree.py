@@ -4,9 +4,9 @@ Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU
 Baseline  a bag of words: naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning: Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks,
-          2015, https://arxiv.org/abs/1503.00075, the constituency version. There the word vectors are GloVe's, here
-          they start at random. The two networks beside it: the plain recursive network of Socher et al. 2011, and an
-          LSTM in two directions that reads every phrase of the training trees as a sequence of its own.
+          2015, https://arxiv.org/abs/1503.00075, the constituency version; GloVe's word vectors there, random ones here.
+          Beside it stand the plain recursive network of Socher et al. 2011, and an LSTM in two directions that reads
+          every phrase of the training trees as a sequence of its own.
 Answers   Does a network that follows the syntax beat one that reads the words in order? What do the gates of an LSTM
           add to a plain recursive network? How far does a bag of words get?
 
@@ -18,7 +18,6 @@ import collections
 import functools
 
 import keras
-import matplotlib
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -89,12 +88,13 @@ def build_model(hp, gates=True):
         states = ops.concatenate([states, level], axis=0)
 
     logits = layers.Dense(len(CLASSES), name="sentiment")(layers.Dropout(hp["dropout"])(states[:, :units]))
-    nodes = layers.Identity(name="nodes")(logits)
     sentences = layers.Identity(name="sentences")(ops.take(logits, roots, axis=0))
-    model = keras.Model([words, roots, *levels], [nodes, sentences], name="tree-lstm" if gates else "recursive")
+    outputs = [layers.Identity(name="nodes")(logits), sentences]
+    model = keras.Model([words, roots, *levels], outputs, name="tree-lstm" if gates else "recursive")
     # A sentence's own label is one of its nodes' labels: it is measured, and learned from among the others.
     loss = [keras.losses.SparseCategoricalCrossentropy(from_logits=True), None]
-    model.compile(optimizer(hp), loss, metrics=[None, ["accuracy"]], steps_per_execution=4)
+    optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
+    model.compile(optimizer, loss, metrics=[None, ["accuracy"]], steps_per_execution=4)
     return model
 
 
@@ -126,21 +126,14 @@ def build_sequence_model(hp):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # The same name as the trees' metric; in training it counts phrases.
     metric = keras.metrics.SparseCategoricalAccuracy("sentences_accuracy")
-    model.compile(optimizer(hp), loss, metrics=[metric], steps_per_execution=16)
+    optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
+    model.compile(optimizer, loss, metrics=[metric], steps_per_execution=16)
     return model
-
-
-def optimizer(hp):
-    """AdamW, the same for every network."""
-    return keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
 
 
 @functools.cache
 def read(split, examples, height):
-    """The split's trees of at most `height` levels, each (words, children (n - 1, 2), labels (2 n - 1,)).
-
-    Of n words node i < n is word i; the others follow their children, the root comes last.
-    """
+    """The split's trees of at most `height` levels: (words, children, labels), as the data set's `parse` has them."""
     trees = tfds.load(stanford_sentiment_treebank.Builder.name, split=SPLITS[split]).take(examples).as_numpy_iterator()
     trees = (([word.decode() for word in tree["words"]], tree["children"], tree["labels"]) for tree in trees)
     return [tree for tree in trees if levels_of(tree[1])[-1] <= height]
@@ -173,17 +166,13 @@ def join(arrays):
 
 
 def tensors_of(trees, words):
-    """Trees as `forest` takes them; words: a vocabulary."""
+    """Words (B, n) by their numbers, children (B, n - 1, 2), labels and levels (B, 2 n - 1) of trees, all ragged."""
     sentences, children, labels = zip(*trees)
     return encode(sentences, words), join(children), join(labels), join([levels_of(each) for each in children])
 
 
 def forest(height, words, children, labels, levels):
-    """Joins a batch of trees: nodes of the same level stand together, so that one step computes them all.
-
-    words (B, n), children (B, n - 1, 2), labels and levels (B, 2 n - 1), ragged, become the model's inputs: all words
-    (W,), the roots' places (B,), those of the children by level (N, 2); and labels: of all nodes, of the roots.
-    """
+    """Joins a batch of trees, see `tensors_of`; nodes of a level stand together, so that one step computes them all."""
     order = tf.argsort(levels.values, stable=True)  # All words come first.
     places = levels.with_values(tf.math.invert_permutation(order))  # From a tree's nodes to the forest's.
     inner_levels = levels.values[levels.values > 0]
@@ -195,9 +184,9 @@ def forest(height, words, children, labels, levels):
 
 
 def load_data(hp, split):
-    """Forests: ((words, roots, children by level), (labels of all nodes, labels of the roots)), see `forest`."""
-    trees = tensors_of(read(split, hp["examples"], hp["height"]), vocabulary(hp))
-    trees = tf.data.Dataset.from_tensor_slices(trees)
+    """Forests: words (W,), roots (B,), children by level (N, 2); labels of all nodes (2 W - B,) and of the roots (B,)."""
+    tensors = tensors_of(read(split, hp["examples"], hp["height"]), vocabulary(hp))
+    trees = tf.data.Dataset.from_tensor_slices(tensors)
     batches = (shuffle(trees) if split == "train" else trees).batch(hp["batch_size"])
     return batches.map(lambda *tensors: forest(hp["height"], *tensors), num_parallel_calls=2).prefetch(2)
 
@@ -206,14 +195,13 @@ def load_sequences(hp, split):
     """Words (B, T), 0 = padding on the right, and labels (B,): of every phrase once to train on, else of sentences."""
     label_of = {}
     for words, children, labels in read(split, hp["examples"], hp["height"]):
-        spans = [(index, index + 1) for index in range(len(words))]
+        phrases = [(word,) for word in words]
         for left, right in children:
-            spans.append((spans[left][0], spans[right][1]))
-        first = 0 if split == "train" else -1
-        label_of |= {tuple(words[start:end]): label for (start, end), label in zip(spans[first:], labels[first:])}
-    tokens = encode(label_of, vocabulary(hp))
-    tensors = tokens, np.array(list(label_of.values()))
-    return bucket(tensors, tokens.row_lengths(), BUCKETS, 8 * hp["batch_size"], split == "train").prefetch(2)
+            phrases.append(phrases[left] + phrases[right])
+        label_of |= dict(zip(phrases, labels) if split == "train" else [(phrases[-1], labels[-1])])
+    tokens, labels = encode(label_of, vocabulary(hp)), np.array(list(label_of.values()))
+    lengths = tokens.row_lengths()
+    return bucket((tokens, labels), lengths, BUCKETS, 8 * hp["batch_size"], split == "train").prefetch(2)
 
 
 def train(hp, seed, callbacks=()):
@@ -280,25 +268,23 @@ def assets(hp):
 
 
 def show(models, hp):
-    """Four validation trees with the sentiment that the Tree-LSTM expects of every node, and the label."""
+    """Four short validation trees of mixed feelings: the sentiment that the Tree-LSTM expects, and the label."""
     trees = [tree for tree in read("validation", hp["examples"], hp["height"]) if 6 <= len(tree[0]) <= 14]
-    # Those whose phrases differ most from each other: praise and blame in one.
     trees = sorted(trees, key=lambda tree: -np.ptp(tree[2]))[:4]
-    found = sentiments(models["model"], trees, vocabulary(hp))
     picture, axes = new(14, 9, rows=2, columns=2)
-    colours = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 4), "RdYlBu")
+    found = sentiments(models["model"], trees, vocabulary(hp))
     for ax, (words, children, labels), probabilities in zip(axes.flat, trees, found):
         across, up = list(range(len(words))), levels_of(children)
         for left, right in children:
             across.append((across[left] + across[right]) / 2)
         lines = np.stack([children.ravel(), np.arange(len(words), len(labels)).repeat(2)])  # (2, 2 n - 2)
         ax.plot(np.array(across)[lines], up[lines], color=MUTED, zorder=1)
-        ax.scatter(across, up, 260, colours.to_rgba(labels), zorder=2)
-        expected = probabilities @ np.arange(len(CLASSES))
-        ax.scatter(across, up, 110, colours.to_rgba(expected), edgecolors="white", zorder=3)
+        colours = {"cmap": "RdYlBu", "vmin": 0, "vmax": 4}
+        ax.scatter(across, up, 260, labels, **colours)
+        dots = ax.scatter(across, up, 110, probabilities @ np.arange(5), edgecolors="white", **colours)
         ax.set_xticks(range(len(words)), words, rotation=40, ha="right", rotation_mode="anchor")
         ax.set(yticks=[], frame_on=False)
-    picture.colorbar(colours, ax=axes, ticks=range(5), shrink=0.5).ax.set_yticklabels(CLASSES)
+    picture.colorbar(dots, ax=axes, ticks=range(5), shrink=0.5).ax.set_yticklabels(CLASSES)
     picture.suptitle("inner disc: expected by the Tree-LSTM; ring: the label")
     return {"trees": picture}
 

@@ -208,9 +208,8 @@ def reply_to(model, tokenizer, histories, length):
     tokenizer: `tokenizers.Tokenizer.from_file` of vocabulary.json.
     histories: texts as `history_of` makes them, of which the last `length` tokens are read, as in training.
     """
-    rows = [line.ids[-length:] for line in tokenizer.encode_batch(histories)]
-    source = tf.ragged.constant(rows, tf.int32).to_tensor()
-    written = [writer(model)(batch) for batch in tf.data.Dataset.from_tensor_slices(source).batch(500)]
+    source = tf.ragged.constant([line.ids[-length:] for line in tokenizer.encode_batch(histories)], tf.int32)
+    written = [writer(model)(batch) for batch in tf.data.Dataset.from_tensor_slices(source.to_tensor()).batch(500)]
     return tokenizer.decode_batch(np.concatenate(written).tolist())
 
 
@@ -224,8 +223,7 @@ def writer(model):
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
     def write(history):
-        # `identity` takes off Keras's mask, which the decoder would warn of: it makes its own.
-        memory, *states = map(tf.identity, encoder(history))
+        memory, *states = map(tf.identity, encoder(history))  # Without Keras's mask: the decoder makes its own.
 
         def step(tokens, states):
             logits, *states = decoder([history, tokens[:, None], memory, *states])
@@ -261,17 +259,16 @@ def show(model, hp):
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     histories, references = (texts[:: len(texts) // 20 + 1] for texts in histories_and_replies(hp, "validation"))
     replies = reply_to(model, tokenizer, histories, hp["length"])
-    triples = zip(histories, references, replies)
-    samples = [f"history {history}\nsystem  {own}\nmodel   {reply}" for history, own, reply in triples]
+    samples = ["history {}\nsystem  {}\nmodel   {}".format(*turns) for turns in zip(histories, references, replies)]
     # The first with a turn to look back at.
     history, reply = max(zip(histories, replies), key=lambda pair: SPEAKERS[1] in pair[0])
     source, target = tokenizer.encode(history), tokenizer.encode(reply)
     source.truncate(hp["length"], direction="left")
     inputs = [tf.constant([source.ids]), tf.constant([[START, *target.ids]])]
     (weights,) = keras.Model(model.inputs, model.get_layer("attention").output[1])(inputs)  # (T, S)
-    read, written = ([piece.removeprefix("▁") for piece in line.tokens] for line in (source, target))
-    picture, axes = new(0.3 * len(written) + 3.5, 0.2 * len(read) + 1.5)
-    heat_map(axes, weights.numpy().T, rows=read, columns=[*written, "⏎"])
+    rows, columns = ([piece.removeprefix("▁") for piece in line.tokens] for line in (source, target))
+    picture, axes = new(0.3 * len(columns) + 3.5, 0.2 * len(rows) + 1.5)
+    heat_map(axes, weights.numpy().T, rows, [*columns, "⏎"])
     axes.tick_params(axis="x", rotation=60)
     axes.set(xlabel="pieces of the reply", ylabel="pieces of the history")
     return {"attention": picture, "replies": "\n\n".join(samples)}

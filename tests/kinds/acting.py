@@ -14,7 +14,6 @@ import numpy as np
 from keras import layers, ops
 
 from common.callbacks import OneCycle, epochs
-from common.plots import new, plain
 
 PROMISE = {
     "figure": {"metric": "return", "better": "higher"},
@@ -25,8 +24,8 @@ PROMISE = {
 }
 TINY = {"epochs": 2, "steps": 30, "capacity": 50}
 VARIANTS = {"short memory": {"capacity": 50}}
-SPLITS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "validation": [100, 101, 102, 103], "test": [200, 201, 202, 203, 204]}
-LENGTH, LIMIT = 7, 14  # Cells of the corridor, and steps of an episode at most.
+SPLITS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "validation": [100, 101, 102], "test": [200, 201, 202, 203, 204]}
+END, LIMIT = 6, 14  # The last cell of the corridor, and steps of an episode at most.
 
 
 def configure(hp):
@@ -34,20 +33,15 @@ def configure(hp):
     hp.Int("epochs", 1, 50, default=10)
     hp.Int("steps", 10, 1000, default=200)  # Of the environment, and of the optimizer, in an epoch.
     hp.Int("capacity", 50, 10_000, default=1000)  # Transitions that are remembered.
-    hp.Int("batch_size", 8, 128, step=8, default=32)
-    hp.Int("units", 8, 128, step=8, default=32)
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
     hp.Float("exploration", 0.0, 1.0, default=0.3)
-    hp.Float("discount", 0.5, 1.0, default=0.95)
     return hp
 
 
 def build_model(hp):
-    """From what is seen (B, 2) to the value of a step to the left and of one to the right (B, 2)."""
+    """From what is seen (B, 2) to the values of a step to the left and of one to the right (B, 2)."""
     seen = keras.Input((2,), name="seen")
-    hidden = layers.Dense(hp["units"], activation="relu")(seen)
-    hidden = layers.Dense(hp["units"], activation="relu")(hidden)
-    model = keras.Model(seen, layers.Dense(2, name="values")(hidden), name="walker")
+    model = keras.Model(seen, layers.Dense(2)(layers.Dense(32, activation="relu")(seen)), name="walker")
     model.compile(keras.optimizers.Adam(hp["learning_rate"]), "mse")
     return model
 
@@ -58,24 +52,20 @@ class Agent(keras.Model):
     def __init__(self, network, capacity):
         super().__init__(name="agent")
         self.network = network
-        self.memory = self.add_weight((capacity, 6), "zeros", trainable=False, name="memory")
-        self.seen = self.add_weight((), "zeros", dtype="int32", trainable=False, name="seen")
+        self.memory = self.add_weight((capacity, 6), "zeros", trainable=False)
+        self.remembered = self.add_weight((), "zeros", dtype="int32", trainable=False)
         self.built = True
         self.compile(network.optimizer)
 
-    def remember(self, transition):
-        """transition: what was seen (2,), the action, the reward, and what was seen next (2,), as one list."""
-        place = int(self.seen) % len(self.memory)
-        self.memory.assign(ops.slice_update(self.memory, [place, 0], ops.array([transition], "float32")))
-        self.seen.assign_add(1)
-
-    def learn(self, random, batch_size, discount):
-        """Updates the network from transitions drawn by the generator `random`; returns the epoch's mean loss."""
-        chosen = random.integers(min(int(self.seen), len(self.memory)), size=batch_size)
-        seen, action, reward, following = np.split(np.array(self.memory)[chosen], [2, 3, 4], axis=1)
-        later = np.max(self.network(following), axis=1, keepdims=True) * (reward < 1)  # Only a goal ends an episode.
-        values = np.array(self.network(seen))
-        np.put_along_axis(values, action.astype(int), reward + discount * later, axis=1)
+    def learn(self, transition, random):
+        """Remembers [seen (2,), action, reward, seen next (2,)] and learns 32 of these; returns the epoch's loss."""
+        place, capacity = int(self.remembered), len(self.memory)
+        self.memory.assign(ops.slice_update(self.memory, [place % capacity, 0], np.array([transition], "float32")))
+        self.remembered.assign_add(1)
+        chosen = np.array(self.memory)[random.integers(min(place + 1, capacity), size=32)]
+        seen, action, reward, following = np.split(chosen, [2, 3, 4], axis=1)
+        values, later = np.array(self.network(seen)), np.max(self.network(following), axis=1, keepdims=True)
+        np.put_along_axis(values, action.astype(int), reward + 0.95 * later * (reward < 1), axis=1)  # 1: the end.
         return self.network.train_on_batch(seen, values, return_dict=True)["loss"]
 
 
@@ -84,14 +74,14 @@ class Corridor:
 
     def reset(self, seed):
         random = np.random.default_rng(seed)
-        self.cell, self.goal, self.steps = int(random.integers(1, LENGTH - 1)), random.choice([0, LENGTH - 1]), 0
-        return [self.cell / (LENGTH - 1), np.sign(self.goal)]
+        self.cell, self.lamp, self.steps = int(random.integers(1, END)), int(random.integers(2)), 0
+        return [self.cell / END, self.lamp]
 
     def step(self, action):
         """0 is to the left, 1 to the right. Returns what is seen, the reward, and whether the episode is over."""
-        self.cell, self.steps = min(max(self.cell + 2 * action - 1, 0), LENGTH - 1), self.steps + 1
-        arrived = self.cell == self.goal
-        return [self.cell / (LENGTH - 1), np.sign(self.goal)], 1.0 if arrived else -0.05, arrived or self.steps == LIMIT
+        self.cell, self.steps = min(max(self.cell + 2 * action - 1, 0), END), self.steps + 1
+        arrived = self.cell == END * self.lamp
+        return [self.cell / END, self.lamp], 1.0 if arrived else -0.05, arrived or self.steps == LIMIT
 
 
 def train(hp, seed, callbacks=()):
@@ -102,19 +92,16 @@ def train(hp, seed, callbacks=()):
         random, over = np.random.default_rng([seed, epoch]), True
         agent.network.reset_metrics()
         for _ in range(hp["steps"]):
-            if over:
-                seen = corridor.reset(random.choice(SPLITS["train"]))
+            seen = corridor.reset(random.choice(SPLITS["train"])) if over else following
             action = random.integers(2) if random.random() < hp["exploration"] else act(agent.network, seen)
             following, reward, over = corridor.step(action)
-            agent.remember([*seen, action, reward, *following])
-            logs["loss"] = agent.learn(random, hp["batch_size"], hp["discount"])
-            seen = following
+            logs["loss"] = agent.learn([*seen, action, reward, *following], random)
         logs["val_return"] = mean_return(lambda seen: act(agent.network, seen), SPLITS["validation"])
     return agent.network
 
 
 def act(model, seen):
-    """The better step from where one is, [place from 0 to 1, lamp at 0 or 1]: 0 is to the left, 1 to the right."""
+    """The better step for what is seen, [place from 0 to 1, lamp at 0 or 1]: 0 is to the left, 1 to the right."""
     return int(np.argmax(model(np.array([seen], "float32"))))
 
 
@@ -131,22 +118,15 @@ def mean_return(policy, seeds):
 
 def evaluate(model, hp):
     """The mean return on the test seeds, without exploration, and the baseline's."""
-    random = np.random.default_rng(0)
-    return {
-        "return": mean_return(lambda seen: act(model, seen), SPLITS["test"]),
-        "random_return": mean_return(lambda seen: random.integers(2), SPLITS["test"]),
-    }
+    seeds, random = SPLITS["test"], np.random.default_rng(0)
+    own, coin = (mean_return(each, seeds) for each in (lambda seen: act(model, seen), lambda _: random.integers(2)))
+    return {"return": own, "random_return": coin}
 
 
 def show(model, hp):
-    """How much better a step to the right is than one to the left, by cell and lamp."""
-    picture, axes = new()
-    for lamp in (0, 1):
-        values = np.array(model(np.array([[cell / (LENGTH - 1), lamp] for cell in range(LENGTH)], "float32")))
-        plain(axes).plot(values[:, 1] - values[:, 0], label=f"lamp at {'the right' if lamp else 'the left'}")
-    axes.set(xlabel="cell", ylabel="advantage of a step to the right")
-    axes.legend()
-    return {"values": picture}
+    """The better step in every cell, as text."""
+    rows = ("".join("<>"[act(model, [cell / END, lamp])] for cell in range(END + 1)) for lamp in (0, 1))
+    return {"steps": "lamp at the left {}, at the right {}".format(*rows)}
 
 
 if __name__ == "__main__":

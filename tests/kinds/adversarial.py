@@ -39,19 +39,29 @@ def configure(hp):
     return hp
 
 
+def build_model(hp):
+    """Generator, from noise (B, 16) to pixels (B, 64), and discriminator, from pixels to a logit (B, 1)."""
+    noise, pixels = keras.Input((NOISE,), name="noise"), keras.Input((SIDE * SIDE,), name="pixels")
+    hidden = layers.Dense(hp["units"], activation="leaky_relu")(noise)
+    generator = keras.Model(noise, layers.Dense(SIDE * SIDE, activation="sigmoid")(hidden), name="generator")
+    hidden = layers.Dense(hp["units"], activation="leaky_relu")(pixels)
+    discriminator = keras.Model(pixels, layers.Dense(1)(hidden), name="discriminator")
+    return Adversaries(generator, discriminator, hp["learning_rate"])
+
+
 class Adversaries(keras.Model):
-    """Both networks and all that their training changes, which a resumed run must find built before `fit`."""
+    """Both networks and all that their training changes, made before `fit`, where a resumed run needs it."""
 
     def __init__(self, generator, discriminator, learning_rate):
         super().__init__(name="adversaries")
-        self.generator, self.discriminator = generator, discriminator
-        self.seed = keras.random.SeedGenerator()
-        self.generator_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
-        self.discriminator_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+        self.generator, self.generator_optimizer = generator, keras.optimizers.Adam(learning_rate)
+        self.discriminator, self.discriminator_optimizer = discriminator, keras.optimizers.Adam(learning_rate)
         self.generator_optimizer.build(generator.trainable_variables)
         self.discriminator_optimizer.build(discriminator.trainable_variables)
         self.means = [keras.metrics.Mean(name) for name in ("loss", "discriminator_loss", "distance")]
+        self.seed = keras.random.SeedGenerator()
         self.built = True
+        self.compile(None)  # Without an optimizer besides these.
 
     @property
     def metrics(self):
@@ -63,31 +73,18 @@ class Adversaries(keras.Model):
     def train_step(self, real):
         with tf.GradientTape(persistent=True) as tape:
             of_real, of_made = self.discriminator(real), self.discriminator(self.generate(tf.shape(real)[0]))
-            losses = ops.softplus(-of_made), ops.softplus(-of_real) + ops.softplus(of_made)  # Both (B, 1).
-        networks, optimizers = zip(
-            (self.generator, self.generator_optimizer), (self.discriminator, self.discriminator_optimizer)
-        )
-        for network, optimizer, loss, mean in zip(networks, optimizers, losses, self.means):
-            variables = network.trainable_variables
-            optimizer.apply(tape.gradient(loss, variables), variables)
-            mean.update_state(loss)
+            loss, discriminator_loss = ops.softplus(-of_made), ops.softplus(-of_real) + ops.softplus(of_made)  # (B, 1)
+        for network, optimizer, each, mean in (
+            (self.generator, self.generator_optimizer, loss, self.means[0]),
+            (self.discriminator, self.discriminator_optimizer, discriminator_loss, self.means[1]),
+        ):
+            optimizer.apply(tape.gradient(each, network.trainable_variables), network.trainable_variables)
+            mean.update_state(each)
         return {mean.name: mean.result() for mean in self.means[:2]}
 
     def test_step(self, real):
         self.means[2].update_state(distance(self.generate(tf.shape(real)[0]), real))
         return {"distance": self.means[2].result()}
-
-
-def build_model(hp):
-    """Generator, from noise (B, 16) to pixels (B, 64), and discriminator, from pixels to a logit (B, 1)."""
-    noise, pixels = keras.Input((NOISE,), name="noise"), keras.Input((SIDE * SIDE,), name="pixels")
-    hidden = layers.Dense(hp["units"], activation="leaky_relu")(noise)
-    generator = keras.Model(noise, layers.Dense(SIDE * SIDE, activation="sigmoid")(hidden), name="generator")
-    hidden = layers.Dense(hp["units"], activation="leaky_relu")(pixels)
-    discriminator = keras.Model(pixels, layers.Dense(1)(hidden), name="discriminator")
-    model = Adversaries(generator, discriminator, hp["learning_rate"])
-    model.compile(None)
-    return model
 
 
 def distance(made, real):
@@ -106,30 +103,29 @@ def load_data(hp, split):
 def train(hp, seed, callbacks=()):
     """Trains both networks from `seed` and returns them."""
     keras.utils.set_random_seed(seed)
-    model = build_model(hp)
+    model, held_out = build_model(hp), load_data(hp, "validation")
     model.fit(
-        load_data(hp, "train"),
-        validation_data=load_data(hp, "validation"),
-        epochs=hp["epochs"],
-        callbacks=list(callbacks),
-        shuffle=False,  # `load_data` did.
+        load_data(hp, "train"), validation_data=held_out, epochs=hp["epochs"], callbacks=list(callbacks), shuffle=False
     )
     return {"model": model.generator, "discriminator": model.discriminator}
 
 
+def draw(generator, count, seed=0):
+    """Images (count, 64) that the generator makes of noise."""
+    return generator(keras.random.normal((count, NOISE), seed=seed))
+
+
 def evaluate(models, hp):
     """How far the generated images, and the baseline's, are from those of test."""
-    real, known = next(iter(load_data(hp, "test"))), ops.concatenate(list(load_data(hp, "train")))
-    return {
-        "distance": float(distance(generate(models["model"], len(real)), real)),
-        "mean_image_distance": float(distance(ops.mean(known, 0, keepdims=True), real)),
-    }
+    real, mean_image = next(iter(load_data(hp, "test"))), ops.mean(ops.concatenate(list(load_data(hp, "train"))), 0)
+    made = draw(models["model"], len(real))
+    return {"distance": float(distance(made, real)), "mean_image_distance": float(distance(mean_image[None], real))}
 
 
 def show(models, hp):
-    """Twenty generated images."""
-    images = ops.convert_to_numpy(generate(models["model"], 20)).reshape(-1, SIDE, SIDE)
-    return {"generated": image_grid(images, [""] * len(images))}
+    """Ten generated images."""
+    images = ops.reshape(draw(models["model"], 10), (10, SIDE, SIDE))
+    return {"generated": image_grid(images, [""] * 10)}
 
 
 if __name__ == "__main__":
