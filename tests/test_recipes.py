@@ -188,12 +188,20 @@ np.save(folder / "outputs.npy", outputs[0] if isinstance(outputs, (tuple, list))
 
 
 def first_batch(recipe, model, hp):
-    """The model's inputs for some validation examples, as a list of arrays; zeros for first states."""
-    inputs = next(iter(recipe.load_data(hp, "validation")))
-    inputs = inputs[0] if isinstance(inputs, tuple) else inputs
-    inputs = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    states = [np.zeros((len(inputs[0]), each.shape[-1]), "float32") for each in model.inputs[len(inputs) :]]
-    return [np.asarray(each) for each in inputs[: len(model.inputs)]] + states
+    """The model's inputs for some validation examples, as a list of arrays; noise where the data are no input of it.
+
+    Noise stands for the states before the first token, and for what a generator makes images of.
+    """
+    batch = next(iter(recipe.load_data(hp, "validation")))
+    found = batch[0] if isinstance(batch, tuple) else batch
+    found = [np.asarray(each) for each in (found if isinstance(found, (tuple, list)) else [found])]
+    inputs = []
+    for index, expected in enumerate(model.inputs):
+        shape = found[index].shape if index < len(found) else ()
+        fits = len(shape) == len(expected.shape) and all(b in (None, a) for a, b in zip(shape[1:], expected.shape[1:]))
+        noise = np.random.default_rng(index).normal(size=(len(found[0]), *expected.shape[1:])) if not fits else None
+        inputs.append(found[index] if fits else noise.astype("float32"))
+    return inputs
 
 
 def call(model, inputs):

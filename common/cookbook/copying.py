@@ -122,7 +122,7 @@ class Module:
         lines = list(self.lines)
         for node in self.tree.body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            is_cookbook = isinstance(node, ast.Assign) and not set(bound_names(node)).isdisjoint(COOKBOOK_ONLY)
+            is_cookbook = isinstance(node, ast.Assign) and set(bound_names(node)) <= set(COOKBOOK_ONLY)
             if is_docstring or is_cookbook or isinstance(node, (ast.Import, ast.ImportFrom, ast.If)):
                 lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
         return re.sub(r"\n{4,}", "\n\n\n", "".join(lines)).strip()

@@ -121,7 +121,7 @@ def build_model(hp):
 def bag_of_pairs(hp, tokens, mask):
     """Tokens and mask (B, T) to the sum of the embeddings of their different pairs of neighbours (B, pair embedding).
 
-    As in fastText (https://arxiv.org/abs/1607.01759) a hash gives any two words a place in a table, which few share.
+    As in fastText (https://arxiv.org/abs/1607.01759), a hash gives each pair a row of the table; a few others share it.
     """
     pairs = 1 + ops.mod(tokens[:, :-1] * 31_337 + tokens[:, 1:] * 7_919, hp["pair_buckets"] - 1)
     pairs = ops.sort(ops.where(mask[:, 1:], pairs, 0), axis=1)  # (B, T - 1), 0 = none

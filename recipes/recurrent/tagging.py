@@ -16,7 +16,6 @@ Answers   How far does a word alone tell its tag? What does spelling add for wor
 
 import collections
 import functools
-import itertools
 
 import keras
 import numpy as np
@@ -26,7 +25,7 @@ from keras import layers, ops
 
 from common.callbacks import OneCycle
 from common.data import bucket
-from common.plots import MUTED, heat_map, new, plain
+from common.plots import MUTED, new, plain
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -114,33 +113,32 @@ def build_model(hp):
 
 @functools.cache
 def read(split, examples):
-    """The split's sentences and their tags, lists of lists of str.
+    """The split's sentences, str, and their tags, indices of TAGS, both ragged (N, words of each).
 
     A contraction is listed as it is written and in its parts ("don't", "do", "n't"); only the parts have tags.
     """
-    sentences, tags = [], []
     dataset = tfds.load("universal_dependencies/en_ewt", split=SPLITS[split]).take(examples)
-    for sentence in dataset.as_numpy_iterator():
-        tagged = [(word.decode(), tag) for word, tag in zip(sentence["tokens"], sentence["upos"]) if tag < len(TAGS)]
-        sentences.append([word for word, _ in tagged])
-        tags.append([TAGS[number] for _, number in tagged])
-    return sentences, tags
+    sentences = dataset.ragged_batch(examples).get_single_element()
+    has_tag = sentences["upos"] < len(TAGS)
+    words, tags = (tf.ragged.boolean_mask(sentences[name], has_tag) for name in ("tokens", "upos"))
+    return words, tf.cast(tags, tf.int32)
 
 
 @functools.cache
 def vocabularies(examples, size):
     """The commonest words, in lower case, and the characters of train, lists of str: the first has the number 2."""
-    words = list(itertools.chain(*read("train", examples)[0]))
-    counts = collections.Counter(word.lower() for word in words), collections.Counter(itertools.chain(*words))
-    return [[entry for entry, _ in each.most_common(room - 2)] for each, room in zip(counts, (size, CHARACTERS))]
+    words = read("train", examples)[0].values  # Of all sentences in one row.
+    entries = (tf.strings.lower(words, "utf-8"), size), (tf.strings.unicode_split(words, "UTF-8").values, CHARACTERS)
+    commonest = [collections.Counter(each.numpy()).most_common(room - 2) for each, room in entries]
+    return [[entry.decode() for entry, _ in each] for each in commonest]
 
 
 def encoder(words, characters, word_length):
-    """Returns the function that makes inputs of sentences (B, T), str, "" = padding, from the vocabularies' entries.
+    """Returns the function that makes inputs of sentences (B, T), str, "" = padding, from the vocabularies.
 
     It spells every distinct word once, so that the LSTM over characters reads no word twice.
     """
-    word_numbers = layers.StringLookup(vocabulary=words, mask_token="")  # 0 for "", 1 for all that it doesn't know.
+    word_numbers = layers.StringLookup(vocabulary=words, mask_token="")  # 0 for padding, UNKNOWN for other words.
     character_numbers = layers.StringLookup(vocabulary=characters, mask_token="")
 
     def encode(sentences):
@@ -159,10 +157,8 @@ def load_data(hp, split):
 
     The W distinct words are those of the batch, row 0 is padding. Sentences of similar length share a batch.
     """
-    sentences, tags = read(split, hp["examples"])
+    words, tags = read(split, hp["examples"])
     encode = encoder(*vocabularies(hp["examples"], hp["vocabulary_size"]), hp["word_length"])
-    words = tf.ragged.constant(sentences)
-    tags = tf.ragged.constant([[TAGS.index(name) for name in names] for names in tags], dtype=tf.int32)
     batches = bucket((words, tags), words.row_lengths(), BUCKETS, hp["batch_size"], split == "train")
     batches = batches.map(lambda words, tags: (encode(words), tags, tf.cast(words != "", tf.float32)))
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -184,11 +180,11 @@ def train(hp, seed, callbacks=()):
 
 def evaluate(model, hp):
     """The share of test words tagged rightly: of all, of those unknown to train, of those with several tags there."""
-    words, right, given = tagged_words(model, hp, "test")
+    words, right, given = tag_split(model, hp, "test")
     known = collections.defaultdict(collections.Counter)  # {word of train: {tag: count}}
-    for sentence, tags in zip(*read("train", hp["examples"])):
-        for word, name in zip(sentence, tags):
-            known[word][name] += 1
+    sentences, tags = read("train", hp["examples"])
+    for word, number in zip(sentences.values.numpy(), tags.values.numpy()):
+        known[word][TAGS[number]] += 1
     seen_once = collections.Counter(name for counts in known.values() if counts.total() == 1 for name in counts)
     fallback = seen_once.most_common(1)[0][0]
     commonest = [known[word].most_common(1)[0][0] if word in known else fallback for word in words]
@@ -196,37 +192,34 @@ def evaluate(model, hp):
     ambiguous = np.array([word in known and len(known[word]) > 1 for word in words])
     results = {"share_unknown": unknown.mean(), "share_ambiguous": ambiguous.mean()}
     for name, answers in (("", given), ("commonest_", commonest)):
-        is_right = np.array(answers) == np.array(right)
+        is_right = np.array(answers) == right
         results[f"{name}accuracy"] = is_right.mean()
         results[f"{name}accuracy_unknown"] = is_right[unknown].mean()
         results[f"{name}accuracy_ambiguous"] = is_right[ambiguous].mean()
     return results
 
 
-def tagged_words(model, hp, split):
-    """All words of a split, their right tags, and those that the model gives them: three lists of str."""
+def tag_split(model, hp, split):
+    """All words of a split, their right tags, and those that the model gives them: three of the same length."""
     sentences, tags = read(split, hp["examples"])
-    answers = tag(model, sentences, *vocabularies(hp["examples"], hp["vocabulary_size"]))
-    given = [name for name, _ in itertools.chain(*answers)]
-    return list(itertools.chain(*sentences)), list(itertools.chain(*tags)), given
+    answers = tag(model, sentences.to_list(), *vocabularies(hp["examples"], hp["vocabulary_size"]))
+    given = [name for answer in answers for name, _ in answer]
+    return sentences.values.numpy(), np.array(TAGS)[tags.values], given
 
 
 def tag(model, sentences, words, characters):
-    """Names the part of speech of every word.
+    """Names the part of speech of every word: for each sentence a list of (tag, the model's probability of it).
 
     sentences: lists of words; a contraction is two ("do", "n't"), a punctuation mark one.
     words, characters: the lines of words.txt and characters.txt.
-
-    Returns:
-        One list a sentence, of (tag, the probability that the model gives to it).
     """
     encode = encoder(words, characters, model.inputs[2].shape[1])
     tagged = []
-    for start in range(0, len(sentences), 100):  # One batch of all would be as long as its longest sentence.
-        batch = sentences[start : start + 100]
-        logits = model(encode(tf.ragged.constant(batch).to_tensor()), training=False)
-        for sentence, row in zip(batch, ops.convert_to_numpy(ops.softmax(logits))):
-            tagged.append([(TAGS[each.argmax()], float(each.max())) for each in row[: len(sentence)]])
+    # One batch of all would be as long as its longest sentence.
+    for batch in tf.data.Dataset.from_tensor_slices(tf.ragged.constant(sentences)).batch(100):
+        probabilities = ops.convert_to_numpy(ops.softmax(model(encode(batch.to_tensor()), training=False)))
+        for row, length in zip(probabilities, batch.row_lengths()):
+            tagged.append([(TAGS[word.argmax()], float(word.max())) for word in row[:length]])
     return tagged
 
 
@@ -237,35 +230,28 @@ def assets(hp):
 
 
 def show(model, hp):
-    """Four sentences with their tags and how sure they are, and which parts of speech are taken for each other."""
+    """A few sentences with their tags, and which parts of speech are most often taken for others."""
     texts = [
         "Time flies like an arrow ; fruit flies like a banana .",
-        "They can fish , and we can the fish that they fish .",
         "I googled it , but the chatbot had hallucinated every footnote .",
         "And the slithy toves did gyre and gimble in the wabe .",
     ]
     sentences = [text.split() for text in texts]
     tagged = tag(model, sentences, *vocabularies(hp["examples"], hp["vocabulary_size"]))
-    picture, axes = new(11, 5, rows=len(texts))
-    for ax, sentence, answers in zip(axes, sentences, tagged):
-        columns = [f"{word}\n{name}\n{probability:.2f}" for word, (name, probability) in zip(sentence, answers)]
-        heat_map(ax, [[probability for _, probability in answers]], rows=["sure"], columns=columns, colours="Blues")
-    return {"sentences": picture, "mistakes": draw_mistakes(*tagged_words(model, hp, "validation"))}
+    samples = [" ".join(f"{word}/{name}" for word, (name, _) in zip(*each)) for each in zip(sentences, tagged)]
 
-
-def draw_mistakes(words, right, given):
-    """The parts of speech that are most often taken for others, with the words of which that is most often so."""
+    words, right, given = tag_split(model, hp, "validation")
     mistakes = collections.defaultdict(collections.Counter)  # {"right tag taken for given tag": {word: count}}
     for word, one, other in zip(words, right, given):
         if one != other:
-            mistakes[f"{one} taken for {other}"][word] += 1
+            mistakes[f"{one} taken for {other}"][word.decode()] += 1
     kinds = sorted(mistakes, key=lambda kind: mistakes[kind].total())[-12:]
     counts = [mistakes[kind].total() for kind in kinds]
     picture, ax = new(9, 4.5)
     bars = plain(ax).barh(kinds, counts, color=MUTED)
     ax.bar_label(bars, [", ".join(word for word, _ in mistakes[kind].most_common(4)) for kind in kinds], padding=4)
     ax.set(xlabel=f"times among {len(words):,} validation words", xlim=(0, 2 * counts[-1]))
-    return picture
+    return {"mistakes": picture, "sentences": "\n".join(samples)}
 
 
 if __name__ == "__main__":

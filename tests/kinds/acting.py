@@ -22,17 +22,16 @@ PROMISE = {
     "published": {"value": 0.7, "source": "a fixture of the tests: nobody published it"},
     "data": ["environment/corridor"],
 }
-TINY = {"epochs": 2, "steps": 30, "capacity": 50}
-VARIANTS = {"short memory": {"capacity": 50}}
+TINY = {"epochs": 2, "steps": 30}
+VARIANTS = {"little exploration": {"exploration": 0.1}}
 SPLITS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "validation": [100, 101, 102], "test": [200, 201, 202, 203, 204]}
-END, LIMIT = 6, 14  # The last cell of the corridor, and steps of an episode at most.
+END, LIMIT, CAPACITY = 6, 14, 50  # The corridor's last cell; steps of an episode at most; what is remembered.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("epochs", 1, 50, default=10)
     hp.Int("steps", 10, 1000, default=200)  # Of the environment, and of the optimizer, in an epoch.
-    hp.Int("capacity", 50, 10_000, default=1000)  # Transitions that are remembered.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
     hp.Float("exploration", 0.0, 1.0, default=0.3)
     return hp
@@ -49,20 +48,20 @@ def build_model(hp):
 class Agent(keras.Model):
     """The network and what it remembers, in weights that are not trained: a resumed run finds them as they were."""
 
-    def __init__(self, network, capacity):
+    def __init__(self, network):
         super().__init__(name="agent")
         self.network = network
-        self.memory = self.add_weight((capacity, 6), "zeros", trainable=False)
+        self.memory = self.add_weight((CAPACITY, 6), "zeros", trainable=False)
         self.remembered = self.add_weight((), "zeros", dtype="int32", trainable=False)
         self.built = True
         self.compile(network.optimizer)
 
     def learn(self, transition, random):
         """Remembers [seen (2,), action, reward, seen next (2,)] and learns 32 of these; returns the epoch's loss."""
-        place, capacity = int(self.remembered), len(self.memory)
-        self.memory.assign(ops.slice_update(self.memory, [place % capacity, 0], np.array([transition], "float32")))
+        place = [int(self.remembered) % CAPACITY, 0]
+        self.memory.assign(ops.slice_update(self.memory, place, np.array([transition], "float32")))
         self.remembered.assign_add(1)
-        chosen = np.array(self.memory)[random.integers(min(place + 1, capacity), size=32)]
+        chosen = np.array(self.memory)[random.integers(min(int(self.remembered), CAPACITY), size=32)]
         seen, action, reward, following = np.split(chosen, [2, 3, 4], axis=1)
         values, later = np.array(self.network(seen)), np.max(self.network(following), axis=1, keepdims=True)
         np.put_along_axis(values, action.astype(int), reward + 0.95 * later * (reward < 1), axis=1)  # 1: the end.
@@ -72,30 +71,33 @@ class Agent(keras.Model):
 class Corridor:
     """A corridor with a lamp at one end: 1 for getting there, -0.05 for every other step."""
 
-    def reset(self, seed):
+    def __init__(self, seed):
         random = np.random.default_rng(seed)
         self.cell, self.lamp, self.steps = int(random.integers(1, END)), int(random.integers(2)), 0
-        return [self.cell / END, self.lamp]
+        self.seen, self.over = [self.cell / END, self.lamp], False
 
     def step(self, action):
-        """0 is to the left, 1 to the right. Returns what is seen, the reward, and whether the episode is over."""
+        """Goes to the left, 0, or to the right, 1; returns the reward."""
         self.cell, self.steps = min(max(self.cell + 2 * action - 1, 0), END), self.steps + 1
         arrived = self.cell == END * self.lamp
-        return [self.cell / END, self.lamp], 1.0 if arrived else -0.05, arrived or self.steps == LIMIT
+        self.seen, self.over = [self.cell / END, self.lamp], arrived or self.steps == LIMIT
+        return 1.0 if arrived else -0.05
 
 
 def train(hp, seed, callbacks=()):
     """Trains from `seed` and returns the network; everything drawn at random follows from seed and epoch."""
     keras.utils.set_random_seed(seed)
-    agent, corridor = Agent(build_model(hp), hp["capacity"]), Corridor()
+    agent = Agent(build_model(hp))
     for epoch, logs in epochs(agent, hp["epochs"], [OneCycle(), *callbacks], hp["steps"]):
-        random, over = np.random.default_rng([seed, epoch]), True
         agent.network.reset_metrics()
+        random = np.random.default_rng([seed, epoch])
+        corridor = Corridor(random.choice(SPLITS["train"]))
         for _ in range(hp["steps"]):
-            seen = corridor.reset(random.choice(SPLITS["train"])) if over else following
+            if corridor.over:
+                corridor = Corridor(random.choice(SPLITS["train"]))
+            seen = corridor.seen
             action = random.integers(2) if random.random() < hp["exploration"] else act(agent.network, seen)
-            following, reward, over = corridor.step(action)
-            logs["loss"] = agent.learn([*seen, action, reward, *following], random)
+            logs["loss"] = agent.learn([*seen, action, corridor.step(action), *corridor.seen], random)
         logs["val_return"] = mean_return(lambda seen: act(agent.network, seen), SPLITS["validation"])
     return agent.network
 
@@ -107,12 +109,10 @@ def act(model, seen):
 
 def mean_return(policy, seeds):
     """The mean sum of rewards over the episodes that begin from `seeds`; policy: from what is seen to an action."""
-    corridor, total = Corridor(), 0.0
-    for seed in seeds:
-        seen, over = corridor.reset(seed), False
-        while not over:
-            seen, reward, over = corridor.step(policy(seen))
-            total += reward
+    total = 0.0
+    for corridor in map(Corridor, seeds):
+        while not corridor.over:
+            total += corridor.step(policy(corridor.seen))
     return total / len(seeds)
 
 

@@ -21,7 +21,6 @@ from keras import layers
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.plots import heat_map, new
 
 PROMISE = {
     "figure": {"metric": "cross_entropy", "better": "lower"},
@@ -30,11 +29,11 @@ PROMISE = {
     "published": {"value": 0.4, "source": "a fixture of the tests: nobody published it"},
     "data": ["tiny_shakespeare"],
 }
-TINY = {"examples": 3000, "epochs": 2, "steps": 13, "vocabulary_size": 50, "units": 8}
-VARIANTS = {"short vectors": {"units": 8}}
-PINNED = ("steps", "vocabulary_size", "negatives")
+TINY = {"examples": 3000, "epochs": 2, "steps": 29}
+VARIANTS = {"low rate": {"learning_rate": 1e-3}}
+PINNED = ("steps", "vocabulary_size")
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-WINDOW = 2  # Neighbours on either side.
+WINDOW, OTHERS = 2, 4  # Neighbours on either side, and other words for each of them.
 
 
 def configure(hp):
@@ -42,22 +41,17 @@ def configure(hp):
     hp.Int("examples", 1000, 1_000_000, default=200_000)  # Characters read from each split at most.
     hp.Int("epochs", 1, 50, default=5)
     hp.Int("steps", 1, 10_000, default=500)  # Of an epoch.
-    hp.Int("batch_size", 32, 1024, step=32, default=64)
-    hp.Int("vocabulary_size", 50, 5000, default=1000)
-    hp.Int("negatives", 1, 20, default=4)  # Other words for each neighbour.
-    hp.Int("units", 8, 256, step=8, default=32)
+    hp.Int("vocabulary_size", 50, 5000, default=100)
     hp.Float("learning_rate", 1e-3, 1e-1, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
     return hp
 
 
 def build_model(hp):
     """Word (B,) and candidates (B, C) to the logits (B, C) that these are neighbours."""
-    word, candidates = (
-        keras.Input((), dtype="int32", name="word"),
-        keras.Input((None,), dtype="int32", name="candidates"),
-    )
-    vectors = layers.Embedding(hp["vocabulary_size"], hp["units"], name="vectors")(word)
-    contexts = layers.Embedding(hp["vocabulary_size"], hp["units"], name="contexts")(candidates)
+    word = keras.Input((), dtype="int32", name="word")
+    candidates = keras.Input((None,), dtype="int32", name="candidates")
+    vectors = layers.Embedding(hp["vocabulary_size"], 16, name="vectors")(word)
+    contexts = layers.Embedding(hp["vocabulary_size"], 16, name="contexts")(candidates)
     model = keras.Model([word, candidates], layers.Dot((2, 1))([contexts, vectors]), name="word_vectors")
     model.compile(keras.optimizers.Adam(hp["learning_rate"]), keras.losses.BinaryCrossentropy(from_logits=True))
     return model
@@ -76,25 +70,21 @@ def vocabulary(hp):
 
 
 def load_data(hp, split):
-    """Batches of (word (B,), candidates (B, 1 + negatives)) and targets of that shape: 1 for the first, a neighbour.
+    """Batches of (word (B,), candidates (B, 5)) and targets (B, 5): 1 for the first candidate, which is a neighbour.
 
     The other candidates are words of the same text: in training others in every pass, else always the same ones.
     """
     tokens = {word: token for token, word in enumerate(vocabulary(hp))}
     text = np.array([tokens[word] for word in read(split, hp["examples"]) if word in tokens], "int32")
-    left = np.concatenate([text[:-distance] for distance in range(1, WINDOW + 1)])
-    right = np.concatenate([text[distance:] for distance in range(1, WINDOW + 1)])
-    pairs = np.concatenate([left, right]), np.concatenate([right, left])
-    others = text if split == "train" else np.random.default_rng(0).choice(text, hp["negatives"] * len(pairs[0]))
-    pairs, others = map(tf.data.Dataset.from_tensor_slices, (pairs, others))
+    pairs = np.concatenate([np.stack([text[:-gap], text[gap:]], 1) for gap in range(1, WINDOW + 1)])
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])  # (N, 2)
+    others = text if split == "train" else np.random.default_rng(0).choice(text, OTHERS * len(pairs))
+    pairs, others = (tf.data.Dataset.from_tensor_slices(each) for each in (pairs, others))
     if split == "train":
         pairs, others = shuffle(pairs), shuffle(others)
-    others = others.batch(hp["negatives"], drop_remainder=True).repeat()
-    target = tf.one_hot(0, 1 + hp["negatives"])
-    examples = tf.data.Dataset.zip(pairs, others).map(
-        lambda pair, other: ((pair[0], tf.concat([pair[1:], other], 0)), target)
-    )
-    batches = examples.batch(hp["batch_size"])
+    examples = tf.data.Dataset.zip(pairs, others.batch(OTHERS, drop_remainder=True).repeat())
+    target = tf.one_hot(0, 1 + OTHERS)
+    batches = examples.map(lambda pair, other: ((pair[0], tf.concat([pair[1:], other], 0)), target)).batch(64)
     return batches.repeat().take(hp["steps"]) if split == "train" else batches
 
 
@@ -107,14 +97,14 @@ def train(hp, seed, callbacks=()):
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
         callbacks=[OneCycle(), *callbacks],
-        shuffle=False,  # `load_data` did.
+        shuffle=False,
     )
     return model
 
 
 def evaluate(model, hp):
     """The cross-entropy of a candidate, and the baseline's, which always says how many are neighbours."""
-    share = 1 / (1 + hp["negatives"])
+    share = 1 / (1 + OTHERS)
     return {
         "cross_entropy": model.evaluate(load_data(hp, "test"), verbose=0),
         "share_cross_entropy": float(-share * np.log(share) - (1 - share) * np.log(1 - share)),
@@ -126,23 +116,11 @@ def assets(hp):
     return {"vocabulary.txt": "\n".join(vocabulary(hp)) + "\n"}
 
 
-def similarity(model):
-    """Cosines of all pairs of words (words, words)."""
-    vectors = keras.utils.normalize(model.get_layer("vectors").embeddings.numpy())
-    return vectors @ vectors.T
-
-
 def show(model, hp):
-    """How similar the vectors of the commonest words are, each one's own cosine left out."""
-    words = vocabulary(hp)[:12]
-    picture, axes = new(6, 5)
-    cosines = similarity(model)[:12, :12] * (1 - np.eye(12))
-    heat_map(axes, cosines, rows=words, columns=words)
-    axes.set(title="cosine of the vectors of two words")
-    return {
-        "similarity": picture,
-        "nearest": "\n".join(f"{word}: {words[row.argmax()]}" for word, row in zip(words, cosines)),
-    }
+    """The commonest words with the most similar others, by the cosine of their vectors."""
+    words, vectors = vocabulary(hp), keras.utils.normalize(model.get_layer("vectors").embeddings.numpy())
+    nearest = np.argsort(vectors @ vectors.T)[:10, -2:-5:-1]
+    return {"nearest": "\n".join(f"{word}: {', '.join(words[i] for i in row)}" for word, row in zip(words, nearest))}
 
 
 if __name__ == "__main__":
