@@ -102,10 +102,7 @@ def build_model(hp):
 
 
 def encode(layer, source):
-    """From the source (B, S), with layers by name, to what `decode` needs.
-
-    That is a memory for the attention (B, S, units), its mask (B, S), and two first states (B, units).
-    """
+    """From the source (B, S) to a memory (B, S, units) for the attention, its mask (B, S), two states (B, units)."""
     mask = ops.not_equal(source, 0)
     vectors = layer("dropout")(layer("source_embedding")(source))
     outputs, forward_state, backward_state = layer("encoder")(vectors, mask=mask)  # (B, S, 2 units)
@@ -140,21 +137,16 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         return cross_entropy + self.smoothing * (label_logit - ops.mean(y_pred, axis=-1))
 
 
-def read(hp, split):
-    """The split's German and English sentences as lists of str."""
-    pairs = list(tfds.load(multi30k.Builder.name, split=SPLITS[split]).take(hp["examples"]).as_numpy_iterator())
+def read(split, examples):
+    """The split's first German and English sentences as lists of str."""
+    pairs = list(tfds.load(multi30k.Builder.name, split=SPLITS[split]).take(examples).as_numpy_iterator())
     return [pair["de"].decode() for pair in pairs], [pair["en"].decode() for pair in pairs]
 
 
 @functools.cache
-def train_tokenizer(sentences, vocabulary_size):
-    """`byte_pair_tokenizer`, which takes a while, once for the same sentences."""
-    return byte_pair_tokenizer(sentences, vocabulary_size)
-
-
-def tokenizers_of(hp):
-    """The tokenizers of the training sentences, German and English."""
-    return [train_tokenizer(tuple(sentences), hp["vocabulary_size"]) for sentences in read(hp, "train")]
+def train_tokenizers(examples, vocabulary_size):
+    """The vocabularies of the training sentences, German and English."""
+    return [byte_pair_tokenizer(sentences, vocabulary_size) for sentences in read("train", examples)]
 
 
 def tokens_of(tokenizer, sentences):
@@ -172,7 +164,9 @@ def load_data(hp, split):
         shifted, weight = shift_right(target, START)
         return (source, shifted), target, weight
 
-    german, english = map(tokens_of, tokenizers_of(hp), read(hp, split))
+    german, english = map(
+        tokens_of, train_tokenizers(hp["examples"], hp["vocabulary_size"]), read(split, hp["examples"])
+    )
     longer = np.maximum(german.row_lengths(), english.row_lengths())
     batches = bucket((german, english), longer, BUCKETS, hp["batch_size"], split == "train")
     return batches.map(teacher_forcing).prefetch(tf.data.AUTOTUNE)
@@ -194,14 +188,15 @@ def train(hp, seed, callbacks=()):
 
 def evaluate(model, hp):
     """BLEU on test: lower-cased as the published one, and cased; perplexity a token."""
-    german, english = read(hp, "test")
+    german, english = read("test", hp["examples"])
+    vocabularies = train_tokenizers(hp["examples"], hp["vocabulary_size"])
     results = {"nearest_bleu": bleu(nearest_translations(hp, german), english, lowercase=True)}
     for search, beam_size in (("greedy", 1), ("beam", 5)):
-        translations = translate(model, tokenizers_of(hp), german, beam_size)
+        translations = translate(model, vocabularies, german, beam_size)
         results[f"bleu_{search}"] = bleu(translations, english, lowercase=True)
         results[f"bleu_{search}_cased"] = bleu(translations, english, lowercase=False)
-    test = model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)
-    return {**results, "test_perplexity": test["perplexity"]}
+    results["test_perplexity"] = model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)["perplexity"]
+    return results
 
 
 def bleu(translations, references, lowercase):
@@ -211,7 +206,7 @@ def bleu(translations, references, lowercase):
 
 def nearest_translations(hp, german):
     """The baseline: for each sentence the English side of the training sentence that is nearest by TF-IDF."""
-    known_german, known_english = read(hp, "train")
+    known_german, known_english = read("train", hp["examples"])
     tfidf = TfidfVectorizer(sublinear_tf=True)
     similarity = tfidf.fit_transform(known_german) @ tfidf.transform(german).T  # (training sentences, sentences)
     return [known_english[index] for index in np.asarray(similarity.argmax(axis=0))[0]]
@@ -247,7 +242,7 @@ def translate(model, vocabularies, sentences, beam_size=5, alpha=1.0):
 
 def assets(hp):
     """The vocabularies and their merges, as `tokenizers.Tokenizer.from_file` reads them."""
-    german, english = tokenizers_of(hp)
+    german, english = train_tokenizers(hp["examples"], hp["vocabulary_size"])
     return {"german.json": german.to_str(pretty=True), "english.json": english.to_str(pretty=True)}
 
 
@@ -262,13 +257,14 @@ def attention_map(model, vocabularies, source, target):
 
 def show(model, hp):
     """Where the attention looks in four validation sentences, and ten translations beside their references."""
-    german, english = (sentences[:10] for sentences in read(hp, "validation"))
-    translations = translate(model, tokenizers_of(hp), german)
+    german, english = (sentences[:10] for sentences in read("validation", hp["examples"]))
+    vocabularies = train_tokenizers(hp["examples"], hp["vocabulary_size"])
+    translations = translate(model, vocabularies, german)
     picture, axes = new(13.0, 12.0, rows=2, columns=2)
     # Around twelve words long: enough to see words change places, few enough to read.
     chosen = sorted(range(len(german)), key=lambda index: abs(len(german[index].split()) - 12))[:4]
     for ax, index in zip(axes.flat, chosen):
-        source, target, weights = attention_map(model, tokenizers_of(hp), german[index], translations[index])
+        source, target, weights = attention_map(model, vocabularies, german[index], translations[index])
         heat_map(ax, weights, rows=target, columns=source)
         ax.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, rotation=60)
     samples = [
