@@ -69,7 +69,7 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
 
     @tf.function
     def loop(tokens, states):
-        rows = tf.shape(tokens)[0]
+        rows = tokens.shape[0] or tf.shape(tokens)[0]
         tokens = tf.repeat(tokens, beam_size)
         states = [tf.repeat(state, beam_size, axis=0) for state in states]
         written = tf.zeros((rows, beam_size, length), tf.int32)

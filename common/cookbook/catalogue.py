@@ -34,7 +34,7 @@ class Entry:
     @property
     def fields(self):
         """The docstring's labelled paragraphs, each as one line: {"Result": ..., "Baseline": ..., ...}."""
-        found = re.findall(r"^(\w+) {2,}(.+(?:\n {10}.+)*)", self.docstring, re.MULTILINE)
+        found = re.findall(rf"^({'|'.join(FIELDS)}) +(.+(?:\n {{10}}.+)*)", self.docstring, re.MULTILINE)
         return {label: re.sub(r"\s+", " ", text) for label, text in found}
 
     @property

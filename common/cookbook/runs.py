@@ -236,7 +236,7 @@ def compare_variants(entry, recipe, seed, out, resume):
         raise errors.RecipeError(
             f"variants are compared with a finished run: run {entry.name} without --variants first"
         )
-    if not recipe.VARIANTS:
+    if not getattr(recipe, "VARIANTS", {}):
         raise errors.RecipeError(f"{entry.name} has no variants")
     for name, values in recipe.VARIANTS.items():
         print(f"\nVariant: {name} ({results.assignments(values)})")

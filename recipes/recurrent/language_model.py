@@ -83,7 +83,7 @@ def build_model(hp):
 def for_inference(model):
     """The same weights, the states outside: [characters (N, T), *states (N, units)] to [logits (N, T, V), *states]."""
     cell = model.get_layer("recurrent").cell
-    characters = keras.Input((None,), dtype="int32")
+    characters = keras.Input((None,), dtype="int32", name="shifted_characters")  # One place before their targets.
     states = [keras.Input((units,)) for units in keras.tree.flatten(cell.state_size)]  # An LSTM has two.
     recurrent = layers.RNN(cell, return_sequences=True, return_state=True)
     hidden, *last_states = recurrent(model.get_layer("embedding")(characters), initial_state=states)
@@ -228,13 +228,14 @@ def show(model, hp):
     carried, _ = surprise(model, batches, [np.pad(state[:-1], ((1, 0), (0, 0))) for state in states])
 
     picture, (passage, memory) = new(9, 7, rows=2, height_ratios=(3, 2))
-    picture.colorbar(passage.imshow(carried.ravel()[:720].reshape(12, 60), "Reds", aspect="auto"), label="nats")
+    grid = carried.ravel()[:720].reshape(12, 60)
+    picture.colorbar(passage.imshow(grid, "Reds", vmin=0, vmax=8, aspect="auto"), label="nats")
     for place, character in enumerate(load_text(hp, "validation")[:720].replace("\n", "↵")):
         passage.text(place % 60, place // 60, character, family="monospace", ha="center", va="center")
     passage.set_axis_off()
     starts = 2 ** np.arange(int(np.log2(carried.shape[1] + 1)))  # 1, 2, 4, ...
     lost = [np.nanmean((from_zeros - carried)[:, start - 1 : 2 * start - 1]) for start in starts]
-    plain(memory).bar([f"{start}–{2 * start - 1}" for start in starts], lost, color=VALIDATION)
+    plain(memory).bar([f"from {start}" for start in starts], lost, color=VALIDATION)
     memory.set(xlabel="characters read since the state was zeros", ylabel="nats per character lost by it")
     return {"samples": "\n\n".join(f"--- {name}\n{text}" for name, text in texts.items()), "surprise": picture}
 
