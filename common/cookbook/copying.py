@@ -34,12 +34,11 @@ def main():
         options.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-{prepare}    record = {{"hyperparameters": hp.values, "seed": options.seed, "history": {{}}}}
-    log = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: record["history"].setdefault(log.model.name, []).append(dict(logs))
-    )
+{prepare}    history = []
+    log = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: history.append({{"model": log.model.name, **logs}}))
     trained = train(hp, options.seed, [log])
-{save}    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
+{save}    record = {{"hyperparameters": hp.values, "seed": options.seed, "history": history}}
+    (options.out / "run.json").write_text(json.dumps(record, indent=2, default=float), encoding="utf-8")
     figures = evaluate(trained, hp)
     (options.out / "figures.json").write_text(json.dumps(figures, indent=2, default=float), encoding="utf-8")
     print("\\n".join(f"{{name:24}} {{value:.6g}}" for name, value in figures.items()))

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers
+from sklearn import neighbors
 
 from common.callbacks import OneCycle
 from common.data import shuffle
@@ -108,28 +109,19 @@ def train(hp, seed, callbacks=()):
 
 def evaluate(model, hp):
     """The share of test digits read right, by the model and by both baselines."""
-    images, digits = map(np.concatenate, zip(*load_data(hp, "test").as_numpy_iterator()))
-    digits = digits.argmax(axis=1)
-    answers, _ = classify(model, images)
-    means, counts = nearest_mean(hp)
-    distances = (means**2).sum(axis=1) - 2 * (images.reshape(-1, 784) @ means.T)  # squared, less |image|²
+    (known, known_digits), (images, digits) = read(hp, "train"), read(hp, "test")
+    nearest_mean = neighbors.NearestCentroid().fit(known.reshape(len(known), -1), known_digits)
     return {
-        "accuracy": float(np.mean(answers == digits)),
-        "nearest_mean_accuracy": float(np.mean(distances.argmin(axis=1) == digits)),
-        "majority_accuracy": float(np.mean(counts.argmax() == digits)),
+        "accuracy": float(np.mean(classify(model, images)[0] == digits)),
+        "nearest_mean_accuracy": nearest_mean.score(images.reshape(len(images), -1), digits),
+        "majority_accuracy": float(np.mean(np.bincount(known_digits).argmax() == digits)),
     }
 
 
-def nearest_mean(hp):
-    """The mean picture of each digit: the nearest one is the baseline's answer.
-
-    Returns: mean pictures (10, 784), and how often each digit occurs (10,).
-    """
-    sums, counts = np.zeros((10, 784)), np.zeros(10)
-    for images, digits in load_data(hp, "train").as_numpy_iterator():
-        sums += digits.T @ images.reshape(-1, 784)
-        counts += digits.sum(axis=0)
-    return sums / np.maximum(counts, 1)[:, None], counts
+def read(hp, split):
+    """A whole split as arrays: images (N, 28, 28, 1), uint8, and digits (N,)."""
+    images, digits = map(np.concatenate, zip(*load_data(hp, split).as_numpy_iterator()))
+    return images, digits.argmax(axis=1)
 
 
 def classify(model, images):
@@ -144,12 +136,12 @@ def classify(model, images):
 
 def show(model, hp):
     """C1's filters, what C1 and C3 make of a digit, and the validation digits that are read wrongly."""
-    images, digits = map(np.concatenate, zip(*load_data(hp, "validation").as_numpy_iterator()))
+    images, digits = read(hp, "validation")
     answers, probabilities = classify(model, images)
-    wrong = np.flatnonzero(answers != digits.argmax(axis=1))
+    wrong = np.flatnonzero(answers != digits)
     wrong = wrong[np.argsort(-probabilities[wrong])]  # The most confident mistake comes first.
     heading = f"{len(wrong)} of {len(images):,} validation digits read wrongly, the surest first"
-    titles = [f"{digits[index].argmax()} read as {answers[index]}" for index in wrong]
+    titles = [f"{digits[index]} read as {answers[index]}" for index in wrong]
 
     filters = np.moveaxis(model.get_layer("C1").kernel.numpy(), -1, 0)  # (6, 5, 5, 1)
     outputs = [model.get_layer(name).output for name in ("C1", "C3")]
