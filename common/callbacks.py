@@ -16,10 +16,8 @@ from common import data, files
 class OneCycle(keras.callbacks.Callback):
     """Warms the learning rate up from zero to the compiled one, then lets a cosine take it back to zero.
 
-    The steps are the fit's own, so the cycle ends with it (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
-    ValueError if their number is unknown, or if the model was not compiled anew for its second fit.
-
-    warmup: the share of the steps that the warm-up takes.
+    The steps are the fit's own, so the cycle ends with it; `warmup` is the warm-up's share of them (Smith and Topin
+    2017, https://arxiv.org/abs/1708.07120). ValueError for data of unknown size, or a second fit of one compilation.
     """
 
     def __init__(self, warmup=0.1):
@@ -34,6 +32,7 @@ class OneCycle(keras.callbacks.Callback):
             raise ValueError(f"the learning rate of {self.model.name} has a schedule: compile it anew for this fit")
         steps = self.params["epochs"] * self.params["steps"]
         rising = max(1, int(self.warmup * steps))
+        self.model.optimizer.build(self.model.trainable_variables)  # Else the first step is traced twice.
         self.model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - rising), warmup_target=peak, warmup_steps=rising
         )

@@ -104,12 +104,11 @@ def build_model(hp):
 def read(split, examples, look_back):
     """A split's hours in order of time, (hours, 7), float32, in the units of the file.
 
-    Those of validation and test begin with the last `look_back` hours of the split before.
+    For validation and test the last `look_back` hours of the split before come first.
     """
     hours = tfds.load(etth1.Builder.name, split=SPLITS[split]).take(examples)
     if split in BEFORE:
-        before = tfds.load(etth1.Builder.name, split=f"{SPLITS[BEFORE[split]]}[-{look_back}:]")
-        hours = before.concatenate(hours)
+        hours = tfds.load(etth1.Builder.name, split=f"{SPLITS[BEFORE[split]]}[-{look_back}:]").concatenate(hours)
     columns = hours.batch(len(hours)).get_single_element()
     return np.stack([columns[variable].numpy() for variable in VARIABLES], axis=1)
 
@@ -157,10 +156,10 @@ def evaluate(model, hp):
 
 
 def forecasts(model, hp, history):
-    """Every forecaster's 96 hours after `history` (N, look_back, 7), standardised, by name, each (N, 96, 7).
+    """The network's 96 hours after `history` (N, look_back, 7) and each baseline's, by name, each (N, 96, 7).
 
-    "linear" is one map for all curves. DLinear's two maps, of a moving average and of the rest, add up to one such map,
-    and least squares finds it without steps (Toner and Darlow 2024, https://arxiv.org/abs/2403.14587).
+    DLinear's two linear maps, of a moving average and of the rest, add up to one map, the same for all curves; least
+    squares finds it without training (Toner and Darlow 2024, https://arxiv.org/abs/2403.14587).
     """
     known, target = (each.swapaxes(1, 2).reshape(-1, each.shape[1]) for each in windows(hp, "train"))  # (N * 7, T)
     # The penalty keeps the solution stable; from 10 to 1,000 it hardly matters on validation.
@@ -184,7 +183,7 @@ def forecast(model, hours, scale):
     look_back = model.input_shape[1]
     history = np.asarray(hours)[-look_back:]
     if len(history) < look_back or np.isnan(history).any():
-        raise ValueError(f"a forecast needs the last {look_back} hours, without NaN; here are {len(history)}")
+        raise ValueError(f"a forecast needs the last {look_back} hours, and none of them may be NaN")
     mean, deviation = np.loadtxt(scale, delimiter=",", skiprows=1, usecols=(1, 2), unpack=True)
     return model.predict(((history - mean) / deviation)[None], verbose=0)[0] * deviation + mean
 
@@ -202,20 +201,18 @@ def show(model, hp):
     answers = forecasts(model, hp, history)
     errors = {name: np.mean((answer - future) ** 2, axis=2) for name, answer in answers.items()}  # (N, 96)
     typical = errors["network"].mean(axis=1).argsort()[len(future) // 2]
-    colours = {"network": VALIDATION, "linear": "#0f766e", "last day": TRAINING, "last hour": MUTED}
+    curve = np.concatenate([history[typical, -HORIZON:, 0], future[typical, :, 0]])
+    colours = {"last hour": MUTED, "last day": TRAINING, "linear": "#0f766e", "network": VALIDATION}
     ahead = np.arange(1, HORIZON + 1)
     picture, (above, below) = new(8, 8, rows=2)
-    plain(above).plot(ahead - HORIZON, history[typical, -HORIZON:, 0], color="black", linewidth=1)
-    above.plot(ahead, future[typical, :, 0], color="black", linewidth=1, label="what came")
-    for name, colour in reversed(colours.items()):
-        above.plot(ahead, answers[name][typical, :, 0], color=colour, label=name)
-        plain(below).plot(ahead, errors[name].mean(axis=0), color=colour)
-    above.set(
-        title="half of all forecasts are better", xlabel="hours from now", xticks=range(-HORIZON, HORIZON + 1, 24)
-    )
-    above.set_ylabel(f"{VARIABLES[0]}, standardised")
-    above.legend(frameon=False, loc="lower left")
-    below.set(xlabel="hours ahead", ylabel="mean squared error, validation", xticks=range(0, HORIZON + 1, 24))
+    plain(above).plot(np.arange(1 - HORIZON, HORIZON + 1), curve, color="black", linewidth=1)
+    for name, colour in colours.items():
+        above.plot(ahead, answers[name][typical, :, 0], color=colour)
+        plain(below).plot(ahead, errors[name].mean(axis=0), color=colour, label=name)
+    above.set(title="A typical window: half of all have a smaller error; what came is black", xlabel="hours from now")
+    above.set(ylabel=f"{VARIABLES[0]}, standardised", xticks=range(-HORIZON, HORIZON + 1, 24))
+    below.set(xlabel="hours ahead", ylabel="mean squared error, all curves", xticks=range(0, HORIZON + 1, 24))
+    below.legend(frameon=False)
     return {"forecasts": picture}
 
 
