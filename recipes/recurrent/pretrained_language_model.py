@@ -24,7 +24,7 @@ from sklearn import feature_extraction, linear_model, pipeline
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.plots import TRAINING, VALIDATION, new, plain
+from common.plots import new, plain
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -34,7 +34,8 @@ PROMISE = {
     "data": ["imdb_reviews"],
     "tolerance": 0.01,  # For `verify`, since one seed shows no spread.
 }
-TINY = {"examples": 130, "labels": 100, "units": 32, "length": 50, "least_steps": 2, "head_steps": 10}
+TINY = {"examples": 70, "labels": 100, "vocabulary_size": 5_000, "units": 32, "least_steps": 2, "head_steps": 10,
+        "gradual_unfreezing": True}  # fmt: skip
 VARIANTS = {"rates that shrink with depth": {"rate_decay": 2.6}, "gradual unfreezing": {"gradual_unfreezing": True}}
 PINNED = ("labels", "language_model_epochs", "passes", "least_steps", "head_steps")
 # Ten thousand test reviews tell twelve accuracies apart well enough, in less than half the time of all.
@@ -97,11 +98,10 @@ class DiscriminativeAdam(keras.optimizers.Adam):
     def __init__(self, learning_rate, decay, model):
         super().__init__(learning_rate, clipnorm=1.0)
         depths = {"recurrent": 1, "embedding": 2}
-        # Keras hands the bare values over to `update_step`, hence `ref`.
         layer_names = {variable.value.ref(): variable.path.split("/")[0] for variable in model.trainable_variables}
         self.factors = {reference: decay ** -depths.get(name, 0) for reference, name in layer_names.items()}
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient, variable, learning_rate):  # Keras hands over the variable's bare value.
         super().update_step(gradient, variable, learning_rate * self.factors[variable.ref()])
 
 
@@ -118,8 +118,7 @@ def build_language_model(hp, classifier):
     candidates = ops.reshape(wrong, (-1,))  # (C,)
     true_logits = ops.sum(prediction * layer("embedding")(following), axis=-1, keepdims=True)  # (B, T, 1)
     wrong_logits = ops.matmul(prediction, ops.transpose(layer("embedding")(candidates)))  # (B, T, C)
-    # A candidate that happens to be the true word does not count.
-    wrong_logits = ops.where(ops.equal(following[..., None], candidates), -1e9, wrong_logits)
+    wrong_logits = ops.where(ops.equal(following[..., None], candidates), -1e9, wrong_logits)  # A hit is not wrong.
     logits = ops.concatenate([true_logits, wrong_logits], axis=-1)  # (B, T, 1 + C)
     model = keras.Model([classifier.input, following, wrong], logits, name="language-model")
     optimizer = keras.optimizers.Adam(hp["language_model_rate"], clipnorm=1.0)
@@ -146,8 +145,8 @@ def vectorizer(examples, size):
     """From clean texts to tokens: 0 = padding, 1 = unknown, 2 = a beginning, then the commonest words of training."""
     words, _, counts = tf.unique_with_counts(tf.strings.split(read("train", examples)[0]).values)
     commonest = words.numpy()[np.argsort(-counts.numpy(), kind="stable")[: size - 3]]
-    vocabulary = ["<start>", *(word.decode() for word in commonest)]
-    return layers.TextVectorization(standardize=None, vocabulary=vocabulary, ragged=True)
+    known = ["<start>", *map(bytes.decode, commonest)]
+    return layers.TextVectorization(standardize=None, vocabulary=known, ragged=True)
 
 
 @functools.cache
@@ -196,19 +195,20 @@ def train(hp, seed, callbacks=()):
     pretrained = build_model(hp)
     language_model = build_language_model(hp, pretrained)
     language_model.fit(load_text(hp), epochs=hp["language_model_epochs"], **options)
-    models = {"language-model": language_model}
+    models = [language_model]
     reader = keras.Model(pretrained.input, pretrained.get_layer("features").output)
     validation, validation_features = (load_data(hp, "validation", reader=each) for each in (None, reader))
     for labels in LABELS[: LABELS.index(hp["labels"]) + 1]:
         batches = load_data(hp, "train", labels)
-        # Shuffled anew in every pass.
-        batches = batches.repeat().take(max(hp["least_steps"], hp["passes"] * len(batches)))
+        batches = batches.repeat().take(max(hp["least_steps"], hp["passes"] * len(batches)))  # Shuffled in every pass.
         scratch, frozen, fine_tuned = (build_model(hp, f"{strategy}-{labels}") for strategy in STRATEGIES)
         fit(scratch, hp["learning_rate"], batches, validation)
+
         frozen.set_weights(pretrained.get_weights())
         head = keras.Model(frozen.get_layer("features").output, frozen.output, name=frozen.name)
         features = load_data(hp, "train", labels, reader).repeat().take(hp["head_steps"])
         fit(head, hp["head_rate"], features, validation_features)
+
         fine_tuned.set_weights(frozen.get_weights())
         fine_tuned.get_layer("embedding").trainable = not hp["gradual_unfreezing"]
         fit(fine_tuned, hp["fine_tuning_rate"], batches, validation, hp["rate_decay"])
@@ -216,9 +216,8 @@ def train(hp, seed, callbacks=()):
             fine_tuned.get_layer("embedding").trainable = True
             thawed = keras.Model(fine_tuned.input, fine_tuned.output, name=f"thawed-{labels}")
             fit(thawed, hp["fine_tuning_rate"], batches, validation, hp["rate_decay"])
-        models |= {model.name: model for model in (scratch, frozen, fine_tuned)}
-    models["model"] = models.pop(fine_tuned.name)
-    return models
+        models += [scratch, frozen, fine_tuned]
+    return {**{model.name: model for model in models[:-1]}, "model": fine_tuned}
 
 
 def evaluate(models, hp, split="test"):
@@ -235,10 +234,9 @@ def evaluate(models, hp, split="test"):
 @functools.cache
 def tfidf(examples, labels):
     """The baseline, fitted to the first `labels` of the training reviews."""
-    texts, verdicts = read("train", examples)
     features = feature_extraction.text.TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), sublinear_tf=True)
     classifier = pipeline.make_pipeline(features, linear_model.LogisticRegression(C=10.0, solver="liblinear"))
-    return classifier.fit(texts[:labels], verdicts[:labels])
+    return classifier.fit(*(each[:labels] for each in read("train", examples)))
 
 
 def perplexity(language_model, hp, split):
@@ -269,11 +267,9 @@ def show(models, hp):
     results = evaluate(models, hp, "validation")
     counts = LABELS[: LABELS.index(hp["labels"]) + 1]
     picture, ax = new()
-    for name, line in zip((*STRATEGIES, "tfidf"), ("o-", "o:", "o-", "o:")):
-        curve = [results[f"{name}-{labels}"] for labels in counts]
-        colour = VALIDATION if name in ("frozen", "fine-tuned") else TRAINING  # Pretrained or not.
-        ax.plot([f"{labels:,}" for labels in counts], curve, line, color=colour, label=name)
-    plain(ax).set(xlabel="labelled reviews", ylabel="validation accuracy")
+    for name in (*STRATEGIES, "tfidf"):
+        ax.plot(list(map(str, counts)), [results[f"{name}-{count}"] for count in counts], marker="o", label=name)
+    plain(ax).set(title=f"validation, perplexity {results['perplexity']:.0f}", xlabel="labels", ylabel="accuracy")
     ax.legend(frameon=False, loc="lower right")
     return {"accuracy_by_labels": picture}
 
