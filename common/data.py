@@ -10,6 +10,9 @@ def shuffle(dataset):
     `Dataset.shuffle` counts passes inside its iterator, which a resumed run begins anew. Here variables count them,
     those of all datasets in `shuffle.counters`. Call `keras.utils.set_random_seed` first, `cache()` before this, and
     `batch()` after. ValueError if the cardinality is unknown.
+
+    For epochs of `repeat().take(steps)`, map and prefetch before `repeat`: after it, reading ahead begins passes that
+    the epoch does not need, and whether these are counted is a matter of time.
     """
     size = dataset.cardinality()
     if size < 0:

@@ -1,6 +1,7 @@
 """Writes a recipe as one file of its own: what it names of `common` below its own code, and a plain main."""
 
 import ast
+import json
 import pathlib
 import re
 import shutil
@@ -48,7 +49,8 @@ def main():
 if __name__ == "__main__":
     main()
 '''
-PREPARE = """    for name in {names}:  # Before `train` sets the seed, since preparing data moves the random state.
+DATA = "DATA = {names}  # Prepared before `train` sets the seed, since that moves the random state."
+PREPARE = """    for name in DATA:
         tfds.builder(name).download_and_prepare()
 """
 SAVE_MODELS = """    for name, model in (trained if isinstance(trained, dict) else {"model": trained}).items():
@@ -247,12 +249,13 @@ def copy(entry, target):
     names = [name for name in entry.promise["data"] if not name.startswith("environment/")]
     main = MAIN.format(
         stem=target.stem,
-        prepare=PREPARE.format(names=names) if names else "",
+        prepare=PREPARE if names else "",
         save=(SAVE if "save" in recipe.definitions else SAVE_MODELS)
         + (SAVE_ASSETS if "assets" in recipe.definitions else ""),
         show=SAVE_SHOWN if "show" in recipe.definitions else "",
     )
-    code = "\n\n\n".join([recipe.body(), *inlined]) + "\n\n" + main.rstrip()
+    data = f"{DATA.format(names=json.dumps(names))}\n" if names else ""
+    code = data + "\n\n\n".join([recipe.body(), *inlined]) + "\n\n" + main.rstrip()
     available = {name: f"import {name}" for name in ("argparse", "json", "pathlib", "keras_tuner", "keras")}
     available |= {"tfds": "import tensorflow_datasets as tfds", **needed_imports, **recipe.imports}
     used = names_in([ast.parse(code)])

@@ -90,16 +90,16 @@ def build_model(hp):
     # The two first states of the decoder, each with a name: `writer` puts later states in their place.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
-    reply = keras.Input((None,), dtype="int32", name="reply")
+    shifted = keras.Input((None,), dtype="int32", name="shifted_reply")
     query_layer = layers.GRU(units, **recurrent, name="query")
-    query, _ = query_layer(dropout(rescaled(embedding(reply))), initial_state=query_state)  # (B, T, units)
+    query, _ = query_layer(dropout(rescaled(embedding(shifted))), initial_state=query_state)  # (B, T, units)
     attention = layers.Attention(use_scale=True, name="attention")
     context, _ = attention([query, memory], mask=[None, mask], return_attention_scores=True)  # scores (B, T, S)
     answer_layer = layers.GRU(units, **recurrent, name="answer")
     answer, _ = answer_layer(dropout(ops.concatenate([query, context], axis=-1)), initial_state=answer_state)
     output = layers.Dense(units, name="output")(ops.concatenate([answer, context], axis=-1))
     logits = embedding(dropout(output), reverse=True)
-    model = keras.Model([history, reply], logits, name="chatbot")
+    model = keras.Model([history, shifted], logits, name="chatbot")
     model.compile(
         keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),  # `load_data` weighs the tokens.
@@ -260,8 +260,8 @@ def show(model, hp):
     histories, references = (texts[:: len(texts) // 20 + 1] for texts in histories_and_replies(hp, "validation"))
     replies = reply_to(model, tokenizer, histories, hp["length"])
     samples = ["history {}\nsystem  {}\nmodel   {}".format(*turns) for turns in zip(histories, references, replies)]
-    # The first with a turn to look back at.
-    history, reply = max(zip(histories, replies), key=lambda pair: SPEAKERS[1] in pair[0])
+    # The shortest with a turn to look back at.
+    history, reply = min(zip(histories, replies), key=lambda pair: (SPEAKERS[1] not in pair[0], len(pair[0])))
     source, target = tokenizer.encode(history), tokenizer.encode(reply)
     source.truncate(hp["length"], direction="left")
     inputs = [tf.constant([source.ids]), tf.constant([[START, *target.ids]])]

@@ -145,7 +145,7 @@ def show(model, hp):
 
     filters = np.moveaxis(model.get_layer("C1").kernel.numpy(), -1, 0)  # (6, 5, 5, 1)
     outputs = [model.get_layer(name).output for name in ("C1", "C3")]
-    first, second = (np.moveaxis(maps[0], -1, 0) for maps in keras.Model(model.inputs, outputs)(images[:1]))
+    first, second = (np.moveaxis(maps[0], -1, 0) for maps in keras.Model(model.inputs[0], outputs)(images[:1]))
     maps = [images[0], *first, *second]
     names = ["the digit", *(f"C1 map {n}" for n in range(1, 7)), *(f"C3 map {n}" for n in range(1, 17))]
     return {
