@@ -169,7 +169,7 @@ def train(hp, seed, callbacks=()):
         load_data(hp, "train"),
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
-        callbacks=[OneCycle(), *callbacks],
+        callbacks=[OneCycle(warmup=0.05), *callbacks],
         shuffle=False,  # `load_data` did.
     )
     return model

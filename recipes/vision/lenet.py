@@ -125,11 +125,7 @@ def read(hp, split):
 
 
 def classify(model, images):
-    """Reads digits.
-
-    images: (N, 28, 28, 1), ink = 255 on paper = 0.
-    Returns: digits (N,), and the probability that the model gives to each (N,).
-    """
+    """Reads the digits (N,) on images (N, 28, 28, 1), ink = 255 on paper = 0, and gives each one's probability (N,)."""
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(images, verbose=0)))
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
