@@ -4,9 +4,8 @@ Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU
 Baseline  a bag of words: naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning: Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks,
-          2015, https://arxiv.org/abs/1503.00075, the constituency version; GloVe's word vectors there, random ones here.
-          Beside it stand the plain recursive network of Socher et al. 2011, and an LSTM in two directions that reads
-          every phrase of the training trees as a sequence of its own.
+          2015, https://arxiv.org/abs/1503.00075, the constituency version; here no GloVe, word vectors start at random.
+          Beside it the plain recursive network of Socher et al. 2011, and a bidirectional LSTM on phrases as sequences.
 Answers   Does a network that follows the syntax beat one that reads the words in order? What do the gates of an LSTM
           add to a plain recursive network? How far does a bag of words get?
 
@@ -37,7 +36,7 @@ PROMISE = {
     "published": {"value": 0.457, "source": "RNTN, Socher et al. 2013, no pretrained vectors"},
     "data": ["stanford_sentiment_treebank"],
 }
-TINY = {"examples": 150, "height": 6, "epochs": 2, "sequence_epochs": 2, "batch_size": 16, "units": 16}
+TINY = {"examples": 150, "height": 5, "epochs": 2, "sequence_epochs": 2, "batch_size": 8, "units": 16}
 PINNED = ("height", "sequence_epochs")
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
@@ -65,32 +64,24 @@ def configure(hp):
 
 
 def build_model(hp, gates=True):
-    """A forest's words (W,), roots (B,) and children by level (N, 2) to logits of all nodes and of the roots (., 5).
-
-    gates: True builds the Tree-LSTM, False the plain recursive network.
-    """
+    """A forest, see `load_data`, to logits of all nodes and of the roots (., 5); plain recursive without the gates."""
     units = hp["units"]
-    words = keras.Input((), dtype="int32", name="words")
-    roots = keras.Input((), dtype="int32", name="roots")
+    words, roots = (keras.Input((), dtype="int32", name=name) for name in ("words", "roots"))
     levels = [keras.Input((2,), dtype="int32", name=f"level_{level}") for level in range(1, hp["height"] + 1)]
     vectors = embed(hp, words)  # (W, embedding)
-    if gates:
-        leaf, inner = layers.Dense(3 * units, name="leaf"), layers.Dense(5 * units, name="inner")
-        states = lstm_state(leaf(vectors))  # (W, 2 units)
-    else:
-        inner = layers.Dense(units, activation="tanh", name="inner")
-        states = layers.Dense(units, activation="tanh", name="leaf")(vectors)  # (W, units)
+    state = lstm_state if gates else lambda parts, *cells: ops.tanh(parts)
+    sizes = {"leaf": 3, "inner": 5} if gates else {"inner": 1, "leaf": 1}
+    dense = {name: layers.Dense(size * units, name=name) for name, size in sizes.items()}
+    states = state(dense["leaf"](vectors))  # (W, 2 units), without gates (W, units)
     for children in levels:
-        below = ops.take(states, children, axis=0)  # (N, 2, units), or 2 units
-        level = inner(ops.reshape(below[:, :, :units], (-1, 2 * units)))
-        if gates:
-            level = lstm_state(level, below[:, 0, units:], below[:, 1, units:])
-        states = ops.concatenate([states, level], axis=0)
+        below = ops.take(states, children, axis=0)  # (N, 2, 2 units), without gates (N, 2, units)
+        parts = dense["inner"](ops.reshape(below[:, :, :units], (-1, 2 * units)))
+        states = ops.concatenate([states, state(parts, below[:, 0, units:], below[:, 1, units:])], axis=0)
 
     logits = layers.Dense(len(CLASSES), name="sentiment")(layers.Dropout(hp["dropout"])(states[:, :units]))
     sentences = layers.Identity(name="sentences")(ops.take(logits, roots, axis=0))
-    outputs = [layers.Identity(name="nodes")(logits), sentences]
-    model = keras.Model([words, roots, *levels], outputs, name="tree-lstm" if gates else "recursive")
+    nodes, name = layers.Identity(name="nodes")(logits), "tree-lstm" if gates else "recursive"
+    model = keras.Model([words, roots, *levels], [nodes, sentences], name=name)
     # A sentence's own label is one of its nodes' labels: it is measured, and learned from among the others.
     loss = [keras.losses.SparseCategoricalCrossentropy(from_logits=True), None]
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
@@ -111,8 +102,7 @@ def lstm_state(parts, *cells):
     input_gate, *forget_gates, output_gate, update = ops.split(parts, 3 + len(cells), axis=-1)
     # Adding one leaves the gates of the children mostly open at the start, as Keras's LSTM does.
     gates = ops.sigmoid(ops.stack([input_gate, *(gate + 1.0 for gate in forget_gates)], axis=1))
-    # A sum, since `+` fails on levels without nodes.
-    cell = ops.sum(gates * ops.stack([ops.tanh(update), *cells], axis=1), axis=1)
+    cell = ops.sum(gates * ops.stack([ops.tanh(update), *cells], axis=1), axis=1)  # `+` fails on levels without nodes.
     return ops.concatenate([ops.sigmoid(output_gate) * ops.tanh(cell), cell], axis=-1)
 
 
@@ -124,8 +114,7 @@ def build_sequence_model(hp):
     logits = layers.Dense(len(CLASSES), name="sentiment")(layers.Dropout(hp["dropout"])(hidden))
     model = keras.Model(words, logits, name="sequence")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # The same name as the trees' metric; in training it counts phrases.
-    metric = keras.metrics.SparseCategoricalAccuracy("sentences_accuracy")
+    metric = keras.metrics.SparseCategoricalAccuracy("sentences_accuracy")  # The trees' name; in training, of phrases.
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
     model.compile(optimizer, loss, metrics=[metric], steps_per_execution=16)
     return model
@@ -133,7 +122,7 @@ def build_sequence_model(hp):
 
 @functools.cache
 def read(split, examples, height):
-    """The split's trees of at most `height` levels: (words, children, labels), as the data set's `parse` has them."""
+    """The split's trees of at most `height` levels: (words, children, labels) as its `parse` has them."""
     trees = tfds.load(stanford_sentiment_treebank.Builder.name, split=SPLITS[split]).take(examples).as_numpy_iterator()
     trees = (([word.decode() for word in tree["words"]], tree["children"], tree["labels"]) for tree in trees)
     return [tree for tree in trees if levels_of(tree[1])[-1] <= height]
@@ -176,17 +165,15 @@ def forest(height, words, children, labels, levels):
     order = tf.argsort(levels.values, stable=True)  # All words come first.
     places = levels.with_values(tf.math.invert_permutation(order))  # From a tree's nodes to the forest's.
     inner_levels = levels.values[levels.values > 0]
-    children = tf.gather(places, children, batch_dims=1).values  # (W - B, 2)
-    children = tf.gather(children, tf.argsort(inner_levels, stable=True))
+    children = tf.gather(tf.gather(places, children, batch_dims=1).values, tf.argsort(inner_levels, stable=True))
     sizes = tf.math.bincount(inner_levels - 1, minlength=height, maxlength=height)
     inputs = (words.values, places[:, -1:].values, *tf.split(children, sizes, num=height))
     return inputs, (tf.gather(labels.values, order), labels[:, -1:].values)
 
 
 def load_data(hp, split):
-    """Forests: words (W,), roots (B,), children by level (N, 2); labels of all nodes (2 W - B,) and of the roots (B,)."""
-    tensors = tensors_of(read(split, hp["examples"], hp["height"]), vocabulary(hp))
-    trees = tf.data.Dataset.from_tensor_slices(tensors)
+    """Forests: words (W,), roots (B,), children by level (N, 2); labels of all nodes (2 W - B,) and of roots (B,)."""
+    trees = tf.data.Dataset.from_tensor_slices(tensors_of(read(split, hp["examples"], hp["height"]), vocabulary(hp)))
     batches = (shuffle(trees) if split == "train" else trees).batch(hp["batch_size"])
     return batches.map(lambda *tensors: forest(hp["height"], *tensors), num_parallel_calls=2).prefetch(2)
 
@@ -200,8 +187,7 @@ def load_sequences(hp, split):
             phrases.append(phrases[left] + phrases[right])
         label_of |= dict(zip(phrases, labels) if split == "train" else [(phrases[-1], labels[-1])])
     tokens, labels = encode(label_of, vocabulary(hp)), np.array(list(label_of.values()))
-    lengths = tokens.row_lengths()
-    return bucket((tokens, labels), lengths, BUCKETS, 8 * hp["batch_size"], split == "train").prefetch(2)
+    return bucket((tokens, labels), tokens.row_lengths(), BUCKETS, 8 * hp["batch_size"], split == "train").prefetch(2)
 
 
 def train(hp, seed, callbacks=()):
@@ -252,8 +238,7 @@ def bag_of_words(hp, trees):
 def sentiments(model, trees, words):
     """The probabilities of the five classes at every node of each tree, a list of (2 n - 1, 5).
 
-    trees: as `stanford_sentiment_treebank.parse` reads them from texts such as "((the film) (is (not good)))".
-    words: the lines of vocabulary.txt.
+    Trees, no higher than the model, are as `stanford_sentiment_treebank.parse` has them, words as in vocabulary.txt.
     """
     tensors = tensors_of(trees, words)
     inputs, _ = forest(len(model.inputs) - 2, *tensors)
@@ -273,13 +258,13 @@ def show(models, hp):
     trees = sorted(trees, key=lambda tree: -np.ptp(tree[2]))[:4]
     picture, axes = new(14, 9, rows=2, columns=2)
     found = sentiments(models["model"], trees, vocabulary(hp))
+    colours = {"cmap": "RdYlBu", "vmin": 0, "vmax": 4}
     for ax, (words, children, labels), probabilities in zip(axes.flat, trees, found):
         across, up = list(range(len(words))), levels_of(children)
         for left, right in children:
             across.append((across[left] + across[right]) / 2)
         lines = np.stack([children.ravel(), np.arange(len(words), len(labels)).repeat(2)])  # (2, 2 n - 2)
         ax.plot(np.array(across)[lines], up[lines], color=MUTED, zorder=1)
-        colours = {"cmap": "RdYlBu", "vmin": 0, "vmax": 4}
         ax.scatter(across, up, 260, labels, **colours)
         dots = ax.scatter(across, up, 110, probabilities @ np.arange(5), edgecolors="white", **colours)
         ax.set_xticks(range(len(words)), words, rotation=40, ha="right", rotation_mode="anchor")

@@ -2,9 +2,9 @@
 
 Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 of CPU) on 1 core
 Baseline  the commonest answer of each task; beside it, the last word of the story that can be an answer
-Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint with noise)
+Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
 Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895; of ten
-          runs the best there, each here, and with other names of people, things and places in the training questions
+          runs the best there, each here, and with other names of people, things and places in the training questions.
 Answers   Where does a reader have to look, and does it look there? How far does an LSTM get that has to remember the
           story instead? What are the other names worth (`--variants`, both)?
 
@@ -85,7 +85,7 @@ def build_model(hp):
 
 
 def attend(hp, story, question):
-    """Looks at the story as the question asks, adds what it saw to the question, looks again: (B, units), section 2.2."""
+    """Looks at the story as the question asks, adds that to the question, looks again (section 2.2): (B, units)."""
 
     def vectors_of(what, number):
         return layers.Embedding(number, hp["units"], keras.initializers.RandomNormal(stddev=0.1), name=what)
@@ -99,8 +99,7 @@ def attend(hp, story, question):
     values = sentence_vectors(story, vectors_of("value_words", VOCABULARY_SIZE))
     values = values + vectors_of("value_times", hp["sentences"])(ago)
     query = sentence_vectors(question, vectors_of("question_words", VOCABULARY_SIZE))  # (B, units)
-    # The hops share all weights: the paper's "layer-wise, RNN-like" network.
-    between = layers.Dense(hp["units"], use_bias=False, name="between_hops")
+    between = layers.Dense(hp["units"], use_bias=False, name="between_hops")  # The hops share all weights.
     for hop in range(1, hp["hops"] + 1):
         match = ops.sum(query[:, None] * keys, axis=-1)
         weights = layers.Dropout(hp["dropout"])(layers.Softmax(name=f"hop_{hop}")(match, mask=real))  # (B, S)
@@ -109,7 +108,7 @@ def attend(hp, story, question):
 
 
 def sentence_vectors(tokens, embedding):
-    """Sums the vectors of each sentence's real words, weighted by position (section 4.1): (..., words) to (..., units)."""
+    """Sums the vectors of each sentence's words, weighted by position (section 4.1): (..., words) to (..., units)."""
     real = ops.cast(ops.not_equal(tokens, 0), "float32")
     length = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1.0)
     position = ops.expand_dims(ops.cumsum(real, axis=-1) / length, -1)  # (..., words, 1), 1 at the last word.
@@ -138,9 +137,8 @@ def read(split, examples):
 
 def vocabulary(hp):
     """All words of the training questions and their stories, a list of str: word i has the number i + 2."""
-    texts = {
-        text for each in read("train", hp["examples"]) for text in (*each["story"], each["question"], each["answer"])
-    }
+    questions = read("train", hp["examples"])
+    texts = {text for each in questions for text in (*each["story"], each["question"], each["answer"])}
     return sorted(set(re.findall("[a-z]+", " ".join(texts).lower())))
 
 
@@ -164,9 +162,8 @@ def load_data(hp, split):
     answers = encode([each["answer"] for each in questions], words)[:, 0]
     if split == "train":
         stories, asked, answers = rename(stories, asked, answers, words, hp["renamings"])
-    return bucket(
-        ((stories, asked), answers), stories.row_lengths(), BUCKETS, hp["batch_size"], split == "train"
-    ).prefetch(2)
+    examples, lengths = ((stories, asked), answers), stories.row_lengths()
+    return bucket(examples, lengths, BUCKETS, hp["batch_size"], split == "train").prefetch(2)
 
 
 def rename(stories, questions, answers, words, times):
@@ -197,13 +194,13 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Accuracy on the test questions, of each task and their mean, the baselines', and whether it looks at the facts."""
+    """Accuracy on the test questions, of each task and their mean, the baselines', and whether it saw the facts."""
     questions = read("test", hp["examples"])
     answers, looks = answer(model, hp, questions, vocabulary(hp))
     tasks, commonest, latest = (accuracies(given, questions) for given in (answers, *baselines(hp, questions)))
     results = {"accuracy": np.mean(tasks), "commonest_accuracy": np.mean(commonest), "latest_accuracy": np.mean(latest)}
     results |= {f"accuracy_task_{task}": share for task, share in enumerate(tasks, start=1)}
-    if hp["reader"] == "memory":  # Of the facts, the share of those that are what some hop weighs most.
+    if hp["reader"] == "memory":  # The share of the facts that are what some hop weighs most.
         found = [np.isin(each["supporting"], np.argmax(look, axis=1)).mean() for each, look in zip(questions, looks)]
         results["facts_looked_at"] = np.mean(found)
     return results
@@ -220,13 +217,12 @@ def baselines(hp, questions):
     counts = collections.defaultdict(collections.Counter)
     for each in read("train", hp["examples"]):
         counts[each["task"]][each["answer"]] += 1
-    commonest = [counts[each["task"]].most_common(1)[0][0] for each in questions]
     latest = []
     for each in questions:
         possible = counts[each["task"]].keys() - re.findall("[a-z]+", each["question"].lower())
         backwards = reversed(re.findall("[a-z]+", " ".join(each["story"]).lower()))
         latest.append(next((word for word in backwards if word in possible), None))
-    return commonest, latest
+    return [counts[each["task"]].most_common(1)[0][0] for each in questions], latest
 
 
 def answer(model, hp, questions, words):
@@ -234,12 +230,12 @@ def answer(model, hp, questions, words):
 
     Also returns where the model looked, a list of (hops, sentences or more): each hop's weights add up to 1.
     """
-    hops = [layer.output for layer in model.layers if layer.name.startswith("hop_")]
-    looker = keras.Model(model.inputs, [model.output, *hops])
+    outputs = {layer.name: layer.output for layer in model.layers if layer.name.startswith(("answer", "hop_"))}
     stories, asked = inputs_of(hp, questions, words)
-    logits, *weights = looker.predict((stories.to_tensor(), asked), batch_size=250, verbose=0)
+    hops = keras.Model(model.inputs, outputs).predict((stories.to_tensor(), asked), batch_size=250, verbose=0)
+    logits = hops.pop("answer")
     unread = [max(0, len(each["story"]) - hp["sentences"]) for each in questions]
-    looks = [[np.pad(hop[index], (skipped, 0)) for hop in weights] for index, skipped in enumerate(unread)]
+    looks = [[np.pad(hop[index], (skipped, 0)) for hop in hops.values()] for index, skipped in enumerate(unread)]
     return [words[index] for index in logits[:, 2 : len(words) + 2].argmax(axis=1)], looks
 
 

@@ -61,9 +61,9 @@ class Agent(keras.Model):
         place = [int(self.remembered) % CAPACITY, 0]
         self.memory.assign(ops.slice_update(self.memory, place, np.array([transition], "float32")))
         self.remembered.assign_add(1)
-        chosen = np.array(self.memory)[random.integers(min(int(self.remembered), CAPACITY), size=32)]
+        chosen = self.memory.numpy()[random.integers(min(int(self.remembered), CAPACITY), size=32)]
         seen, action, reward, following = np.split(chosen, [2, 3, 4], axis=1)
-        values, later = np.array(self.network(seen)), np.max(self.network(following), axis=1, keepdims=True)
+        values, later = self.network(seen).numpy(), np.max(self.network(following), axis=1, keepdims=True)
         np.put_along_axis(values, action.astype(int), reward + 0.95 * later * (reward < 1), axis=1)  # 1: the end.
         return self.network.train_on_batch(seen, values, return_dict=True)["loss"]
 

@@ -42,10 +42,9 @@ def configure(hp):
 
 
 def build_base(weights=None):
-    """From images of -1 to 1 (B, 128, 128, 3) to features (B, 256); weights: "imagenet", None starts at random."""
-    return keras.applications.MobileNet(
-        (128, 128, 3), 0.25, include_top=False, weights=weights, pooling="avg", name="base"
-    )
+    """From images of -1 to 1 (B, 96, 96, 3) to features (B, 256); weights: "imagenet", None starts at random."""
+    options = {"include_top": False, "weights": weights, "pooling": "avg", "name": "base"}
+    return keras.applications.MobileNet((96, 96, 3), alpha=0.25, **options)
 
 
 def build_model(hp, weights=None):
@@ -53,7 +52,7 @@ def build_model(hp, weights=None):
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
     base = build_base(weights)
     base.trainable = False
-    features = base(layers.Rescaling(1 / 127.5, -1.0)(layers.Resizing(128, 128)(images)))
+    features = base(layers.Rescaling(1 / 127.5, -1.0)(layers.Resizing(96, 96)(images)))
     model = keras.Model(images, layers.Dense(1, activation="sigmoid", name="head")(features), name="frozen")
     model.compile(keras.optimizers.Adam(hp["learning_rate"]), "binary_crossentropy", metrics=["accuracy"])
     return model
@@ -95,18 +94,19 @@ def train(hp, seed, callbacks=()):
 def evaluate(models, hp):
     """The share of test animals that are told apart, the baseline's, and how far the base moved in either fit."""
     (_, known), (_, labels) = read("train", hp["examples"]), read("test", hp["examples"])
+    base, frozen, tuned = build_base("imagenet"), models["frozen"].get_layer("base"), models["model"].get_layer("base")
     return {
         "accuracy": models["model"].evaluate(load_data(hp, "test"), verbose=0, return_dict=True)["accuracy"],
         "majority_accuracy": float(np.mean(labels == np.round(known.mean()))),
-        "frozen_moved": moved(models["frozen"]),
-        "tuned_moved": moved(models["model"]),
-        "tuned_statistics_moved": moved(models["model"], "moving_"),
+        "frozen_moved": farthest(base, frozen),
+        "tuned_moved": farthest(base, tuned),
+        "tuned_statistics_moved": farthest(base, tuned, "moving_"),
     }
 
 
-def moved(model, kind=""):
-    """How far the base's weights, those with `kind` in their path, are at most from where they began."""
-    pairs = zip(build_base("imagenet").weights, model.get_layer("base").weights, strict=True)
+def farthest(before, after, kind=""):
+    """The largest difference between the weights of two networks, those with `kind` in their path."""
+    pairs = zip(before.weights, after.weights, strict=True)
     return max(float(np.abs(one.numpy() - other.numpy()).max()) for one, other in pairs if kind in one.path)
 
 

@@ -78,11 +78,11 @@ def load_data(hp, split):
     text = np.array([tokens[word] for word in read(split, hp["examples"]) if word in tokens], "int32")
     pairs = np.concatenate([np.stack([text[:-gap], text[gap:]], 1) for gap in range(1, WINDOW + 1)])
     pairs = np.concatenate([pairs, pairs[:, ::-1]])  # (N, 2)
-    others = text if split == "train" else np.random.default_rng(0).choice(text, OTHERS * len(pairs))
+    others = np.random.default_rng(0).permutation(np.resize(text, OTHERS * len(pairs)))
     pairs, others = (tf.data.Dataset.from_tensor_slices(each) for each in (pairs, others))
     if split == "train":
         pairs, others = shuffle(pairs), shuffle(others)
-    examples = tf.data.Dataset.zip(pairs, others.batch(OTHERS, drop_remainder=True).repeat())
+    examples = tf.data.Dataset.zip(pairs, others.batch(OTHERS))
     target = tf.one_hot(0, 1 + OTHERS)
     batches = examples.map(lambda pair, other: ((pair[0], tf.concat([pair[1:], other], 0)), target)).batch(64)
     return batches.repeat().take(hp["steps"]) if split == "train" else batches
@@ -119,7 +119,7 @@ def assets(hp):
 def show(model, hp):
     """The commonest words with the most similar others, by the cosine of their vectors."""
     words, vectors = vocabulary(hp), keras.utils.normalize(model.get_layer("vectors").embeddings.numpy())
-    nearest = np.argsort(vectors @ vectors.T)[:10, -2:-5:-1]
+    nearest = np.argsort(vectors[:10] @ vectors[: len(words)].T)[:, -2:-5:-1]
     return {"nearest": "\n".join(f"{word}: {', '.join(words[i] for i in row)}" for word, row in zip(words, nearest))}
 
 
