@@ -73,7 +73,7 @@ class StopAtNaN(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(logs["loss"]):
+        if not np.isfinite(logs.get("loss", 0.0)):
             raise Diverged(
                 f"the loss is {logs['loss']} at step {batch + 1} of epoch {self.epoch + 1}: "
                 "lower the learning rate, or clip the gradients"

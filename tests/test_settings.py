@@ -51,7 +51,7 @@ def test_values_have_their_hyperparameter_s_type():
         ("cell=rnn", "lstm|gru"),
         ("batch_size=17", "16|32"),
         ("mask=maybe", "true|false"),
-        ("units", "name=value"),
+        ("units", "units= is not allowed: units takes 32..128"),
     ],
 )
 def test_mistakes_are_told_in_one_line_with_what_is_allowed(assignment, told):

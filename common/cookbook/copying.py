@@ -1,6 +1,7 @@
 """Writes a recipe as one file of its own: what it names of `common` below its own code, and a plain main."""
 
 import ast
+import importlib.util
 import json
 import pathlib
 import re
@@ -241,6 +242,8 @@ def copy(entry, target):
     target = pathlib.Path(target)
     if target.suffix != ".py" or not target.stem.isidentifier():
         raise errors.RecipeError(f"{target} is not a .py file name")
+    if importlib.util.find_spec(target.stem):
+        raise errors.RecipeError(f"{target.name} would hide the module {target.stem!r}; choose another name")
     if target.exists():
         raise errors.RecipeError(f"{target} already exists; not overwritten")
     recipe = Module(entry.path)

@@ -57,7 +57,7 @@ class Agent(keras.Model):
         self.compile(network.optimizer)
 
     def learn(self, transition, random):
-        """Remembers [seen (2,), action, reward, seen next (2,)] and learns 32 of these; returns the epoch's loss."""
+        """Remembers [seen (2,), action, reward, seen next (2,)] and learns 32 of these; returns their loss."""
         place = [int(self.remembered) % CAPACITY, 0]
         self.memory.assign(ops.slice_update(self.memory, place, np.array([transition], "float32")))
         self.remembered.assign_add(1)
@@ -89,15 +89,15 @@ def train(hp, seed, callbacks=()):
     keras.utils.set_random_seed(seed)
     agent = Agent(build_model(hp))
     for epoch, logs in epochs(agent, hp["epochs"], [OneCycle(), *callbacks], hp["steps"]):
-        agent.network.reset_metrics()
-        random = np.random.default_rng([seed, epoch])
+        random, losses = np.random.default_rng([seed, epoch]), []
         corridor = Corridor(random.choice(SPLITS["train"]))
         for _ in range(hp["steps"]):
             if corridor.over:
                 corridor = Corridor(random.choice(SPLITS["train"]))
             seen = corridor.seen
             action = random.integers(2) if random.random() < hp["exploration"] else act(agent.network, seen)
-            logs["loss"] = agent.learn([*seen, action, corridor.step(action), *corridor.seen], random)
+            losses.append(agent.learn([*seen, action, corridor.step(action), *corridor.seen], random))
+        logs["loss"] = float(np.mean(losses))
         logs["val_return"] = mean_return(lambda seen: act(agent.network, seen), SPLITS["validation"])
     return agent.network
 
