@@ -195,6 +195,16 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
     assert (tmp_path / "model.keras").exists()
 
 
+def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(tmp_path, tiny_runs, monkeypatch):
+    def train(hp, seed, callbacks):
+        keras.utils.get_file("weights.h5", "http://127.0.0.1:9/weights.h5", cache_dir=tmp_path)
+
+    tiny_runs(NAME)
+    monkeypatch.setattr(sys.modules[f"recipes.{NAME}"], "train", train)
+    with pytest.raises(preparation.Unavailable, match=r"^URL fetch failure on http://127.0.0.1:9/weights.h5[^\n]*$"):
+        short(tmp_path)
+
+
 @pytest.mark.parametrize("found, within", [(0.5, True), (0.69, True), (0.9, False)])
 def test_verify_compares_with_three_standard_deviations(found, within, monkeypatch, tiny_runs, tmp_path):
     measured = tiny_runs(NAME).results

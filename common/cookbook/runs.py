@@ -181,6 +181,10 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
             raise errors.RecipeError(message) from None
         except callbacks.Diverged as error:
             raise errors.RecipeError(f"{error}; {run.rescue(out / 'model.keras')}") from None
+        except Exception as error:  # Keras raises no class of its own when weights can't be downloaded.
+            if "URL fetch failure" not in str(error):
+                raise
+            raise preparation.Unavailable(str(error)) from None
         measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
         scores.append(validation_score(recipe, model, hp, run.stages))
         elapsed.append(run.elapsed())
