@@ -75,13 +75,17 @@ def test_hyperparameters_have_defaults_in_their_ranges_and_are_all_reachable(ent
     assert set(entry.pinned) <= set(names) and set(getattr(recipe, "PINNED", ())) <= set(entry.pinned)
 
 
-def test_the_model_builds_for_every_choice(recipe):
+def test_the_model_builds_for_every_choice_and_as_keras_tuner_does_it(entry, recipe, hp, tmp_path):
     if not hasattr(recipe, "build_model"):
         return
-    tried = [{}]
-    for each in recipe.configure(keras_tuner.HyperParameters()).space:
+    monitor = entry.promise["monitor"]
+    objective = keras_tuner.Objective(monitor["metric"], {"higher": "max", "lower": "min"}[monitor["better"]])
+    # A tuner builds a first model to see that it can.
+    keras_tuner.RandomSearch(recipe.build_model, objective, max_trials=1, hyperparameters=hp, directory=tmp_path)
+    tried = []
+    for each in hp.space:
         if not hasattr(each, "min_value"):
-            tried += [{each.name: value} for value in each.values if value != each.default]
+            tried += [{each.name: value} for value in each.values if value != hp[each.name]]
     for values in tried:
         model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, **values}))
         assert model.compiled and model.count_params() > 0, values

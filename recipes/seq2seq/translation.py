@@ -67,29 +67,34 @@ def configure(hp):
 def build_model(hp):
     """Teacher forcing: (source (B, S), target shifted right (B, T)) to logits (B, T, V)."""
     units, vocabulary_size = hp["units"], hp["vocabulary_size"]
-    attention = {"dot": layers.Attention, "additive": layers.AdditiveAttention}[hp["attention"]]
-    unit_scale = keras.initializers.RandomNormal(stddev=1.0)
-    # The target's matrix is the softmax's too (Press and Wolf 2016): small for the logits, "rescaled" undoes it.
-    small = keras.initializers.RandomNormal(stddev=units**-0.5)
     recurrent = {"return_sequences": True, "return_state": True}
-    parts = [
-        layers.Embedding(vocabulary_size, units, embeddings_initializer=unit_scale, name="source_embedding"),
-        layers.ReversibleEmbedding(vocabulary_size, units, embeddings_initializer=small, name="target_embedding"),
-        layers.Rescaling(units**0.5, name="rescaled"),
-        layers.Dropout(hp["dropout"], name="dropout"),
-        layers.Bidirectional(layers.GRU(units, **recurrent), name="encoder"),
-        layers.Dense(units, name="memory"),
-        layers.Dense(units, activation="tanh", name="first_state"),
-        layers.GRU(units, **recurrent, name="query"),
-        attention(use_scale=True, name="attention"),
-        layers.GRU(units, **recurrent, name="answer"),
-        layers.Dense(units, name="output"),
-    ]
-    layer = {part.name: part for part in parts}.get
+    unit_scale = keras.initializers.RandomNormal(stddev=1.0)
+    # The target's matrix is the softmax's too (Press and Wolf 2016): small for the logits, `rescaled` undoes it.
+    small = keras.initializers.RandomNormal(stddev=units**-0.5)
+    source_embedding = layers.Embedding(vocabulary_size, units, unit_scale)
+    target_embedding = layers.ReversibleEmbedding(vocabulary_size, units, embeddings_initializer=small)
+    rescaled = layers.Rescaling(units**0.5)
+    dropout = layers.Dropout(hp["dropout"])
+
     source = keras.Input((None,), dtype="int32", name="source")
+    mask = ops.not_equal(source, 0)
+    encoder = layers.Bidirectional(layers.GRU(units, **recurrent), name="encoder")
+    outputs, *last_states = encoder(dropout(source_embedding(source)), mask=mask)  # (B, S, 2 units)
+    memory = layers.Dense(units, name="memory")(outputs)
+    state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
+    # The two first states of the decoder, each with a name: `translate` puts later states in their place.
+    query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
+
     shifted = keras.Input((None,), dtype="int32", name="shifted_target")
-    memory, mask, states = encode(layer, source)
-    logits, _, _ = decode(layer, shifted, states, memory, mask)
+    query_layer = layers.GRU(units, **recurrent, name="query")
+    query, _ = query_layer(dropout(rescaled(target_embedding(shifted))), initial_state=query_state)  # (B, T, units)
+    attention = {"dot": layers.Attention, "additive": layers.AdditiveAttention}[hp["attention"]]
+    attention = attention(use_scale=True, name="attention")
+    context, _ = attention([query, memory], mask=[None, mask], return_attention_scores=True)  # scores (B, T, S)
+    answer_layer = layers.GRU(units, **recurrent, name="answer")
+    answer, _ = answer_layer(dropout(ops.concatenate([query, context], axis=-1)), initial_state=answer_state)
+    output = layers.Dense(units, name="output")(ops.concatenate([answer, context], axis=-1))
+    logits = target_embedding(dropout(output), reverse=True)
     model = keras.Model([source, shifted], logits, name="translation")
     model.compile(
         keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0),
@@ -99,29 +104,6 @@ def build_model(hp):
         steps_per_execution=8,
     )
     return model
-
-
-def encode(layer, source):
-    """From the source (B, S) to a memory (B, S, units) for the attention, its mask (B, S), two states (B, units)."""
-    mask = ops.not_equal(source, 0)
-    vectors = layer("dropout")(layer("source_embedding")(source))
-    outputs, forward_state, backward_state = layer("encoder")(vectors, mask=mask)  # (B, S, 2 units)
-    first_state = layer("first_state")(ops.concatenate([forward_state, backward_state], axis=-1))
-    return layer("memory")(outputs), mask, [first_state, first_state]
-
-
-def decode(layer, target, states, memory, mask):
-    """From the target's tokens (B, T) and the states before them to the logits of the next tokens (B, T, V).
-
-    Also returns the states after the last token, and the attention's weights (B, T, S).
-    """
-    vectors = layer("dropout")(layer("rescaled")(layer("target_embedding")(target)))
-    query, query_state = layer("query")(vectors, initial_state=states[0])  # (B, T, units)
-    context, attention = layer("attention")([query, memory], mask=[None, mask], return_attention_scores=True)
-    answer_input = layer("dropout")(ops.concatenate([query, context], axis=-1))
-    answer, answer_state = layer("answer")(answer_input, initial_state=states[1])
-    output = layer("output")(ops.concatenate([answer, context], axis=-1))
-    return layer("target_embedding")(layer("dropout")(output), reverse=True), [query_state, answer_state], attention
 
 
 class SmoothedCrossEntropy(keras.losses.Loss):
@@ -220,14 +202,18 @@ def translate(model, vocabularies, sentences, beam_size=5, alpha=1.0):
     alpha: length normalization of the beam's scores, see `beam_search`.
     """
     german, english = vocabularies
+    encoded = [model.get_layer(name).output for name in ("memory", "query_state", "answer_state")]
+    encoder = keras.Model(model.inputs[0], encoded)
+    later_states = [model.get_layer(name).output[1] for name in ("query", "answer")]
+    decoder = keras.Model([*model.inputs, *encoded], [model.outputs[0], *later_states])
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
     def write(source):
-        memory, mask, states = encode(model.get_layer, source)
-        memory, mask = (tf.repeat(tensor, beam_size, axis=0) for tensor in (memory, mask))
+        memory, *states = map(tf.identity, encoder(source))  # Without Keras's mask: the decoder makes its own.
+        repeated, memory = (tf.repeat(tensor, beam_size, axis=0) for tensor in (source, memory))
 
         def step(tokens, states):
-            logits, states, _ = decode(model.get_layer, tokens[:, None], states, memory, mask)
+            logits, *states = decoder([repeated, tokens[:, None], memory, *states])
             return tf.nn.log_softmax(logits[:, 0]), states
 
         start = tf.fill(tf.shape(source)[:1], START)
@@ -249,10 +235,10 @@ def assets(hp):
 def attention_map(model, vocabularies, source, target):
     """The pieces of both sentences (S), (T), and where the attention looks in the first for the second (T, S)."""
     source, target = (each.encode(sentence) for each, sentence in zip(vocabularies, (source, target)))
-    memory, mask, states = encode(model.get_layer, tf.constant([[*source.ids, END]]))
-    _, _, weights = decode(model.get_layer, tf.constant([[START, *target.ids]]), states, memory, mask)
+    inputs = [tf.constant([[*source.ids, END]]), tf.constant([[START, *target.ids]])]
+    (weights,) = keras.Model(model.inputs, model.get_layer("attention").output[1])(inputs)
     pieces = [[piece.removeprefix("▁") for piece in line.tokens] + ["⏎"] for line in (source, target)]
-    return *pieces, weights[0].numpy()
+    return *pieces, weights.numpy()
 
 
 def show(model, hp):
