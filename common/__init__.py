@@ -1,1 +1,1 @@
-"""What recipes share: plumbing, and what would be wrong if typed again."""
+"""What recipes share: plumbing, and code that is easy to get wrong."""

@@ -1,6 +1,6 @@
 """Callbacks: the one-cycle learning rate, and what the command line adds to every `fit`.
 
-An object may serve several fits, one after another; what it keeps of a fit goes by the model's name.
+An object may serve several fits, one after another; what it keeps of each is filed under the model's name.
 """
 
 import json
@@ -14,10 +14,10 @@ from common import data, files
 
 
 class OneCycle(keras.callbacks.Callback):
-    """Warms the learning rate up from zero to the compiled one, then lets a cosine take it back to zero.
+    """Warms the learning rate up from zero to the compiled one, then back down to zero along a cosine.
 
-    The steps are the fit's own, so the cycle ends with it; `warmup` is the warm-up's share of them (Smith and Topin
-    2017, https://arxiv.org/abs/1708.07120). ValueError for data of unknown size, or a second fit of one compilation.
+    The cycle is as long as the fit; `warmup` is the share of its steps that warm up (Smith and Topin 2017,
+    https://arxiv.org/abs/1708.07120). Raises ValueError for data of unknown size, or a second fit of one compilation.
     """
 
     def __init__(self, warmup=0.1):
@@ -32,16 +32,16 @@ class OneCycle(keras.callbacks.Callback):
             raise ValueError(f"the learning rate of {self.model.name} has a schedule: compile it anew for this fit")
         steps = self.params["epochs"] * self.params["steps"]
         rising = max(1, int(self.warmup * steps))
-        self.model.optimizer.build(self.model.trainable_variables)  # Else the first step is traced twice.
+        self.model.optimizer.build(self.model.trainable_variables)  # Otherwise the first step is traced twice.
         self.model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - rising), warmup_target=peak, warmup_steps=rising
         )
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `examples_per_second` to an epoch's logs, of training alone, without validation.
+    """Adds `examples_per_second`, of training without validation, to an epoch's logs.
 
-    An example is a row of the model's first input: Keras's own mean of the loss has counted them.
+    An example is a row of the model's first input; Keras's own mean of the loss counts them.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -81,7 +81,7 @@ class StopAtNaN(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Names the model whose fit begins; then a progress bar in a terminal, one line an epoch elsewhere."""
+    """Names the model whose fit begins; then shows a progress bar in a terminal, one line per epoch elsewhere."""
 
     def set_params(self, params):
         super().set_params({**params, "verbose": 1 if sys.stdout.isatty() else 2})
@@ -113,10 +113,10 @@ class Logs(keras.callbacks.TensorBoard):
 class History(keras.callbacks.Callback):
     """Keeps the logs of every fit.
 
-    histories: {model's name: {metric: one value an epoch}}, filled as the fits go on.
+    histories: {model's name: {metric: one value per epoch}}, filled as the fits proceed.
 
     Raises:
-        ValueError: when a fit begins of a second model of the same name.
+        ValueError: when a second model of the same name begins its fit.
     """
 
     def __init__(self, histories):
@@ -134,18 +134,18 @@ class History(keras.callbacks.Callback):
 
 
 class Resume(History):
-    """Keeps the state of every fit after each epoch, and takes it up again bit for bit.
+    """Saves the state of every fit after each epoch, and resumes from it bit for bit.
 
     Keras's BackupAndRestore loses the seeds of dropout and the history. This keeps every variable of the model (the
     seeds are among them), of its metrics and of its optimizers, the passes that `data.shuffle` has made, and the
-    history, in one file for each fit that is replaced at once or not at all. Whatever else training depends on must
+    history, in one file per fit, which is replaced as a whole or not at all. Whatever else training depends on must
     be a variable of the model, or follow from seed and epoch.
 
     directory: where the files go, a `pathlib.Path`.
     histories: as in `History`; the epochs before an interruption are included.
-    elapsed: function that says what the run has taken, {"seconds", "cpu_seconds"}; kept, so that a resumed run can
-        go on counting.
-    restore: whether to take up what the files hold.
+    elapsed: function that returns the time that the run has taken, {"seconds", "cpu_seconds"}; saved, so that a
+        resumed run continues the count.
+    restore: whether to resume from what the files hold.
     """
 
     def __init__(self, directory, histories, elapsed, restore):
@@ -154,7 +154,7 @@ class Resume(History):
 
     @property
     def path(self):
-        """The file of the fit that is going on."""
+        """The file of the current fit."""
         return self.directory / f"{self.model.name}.npz"
 
     def variables(self):
@@ -185,7 +185,7 @@ class Resume(History):
             self.histories[self.model.name] |= state["history"]
             for counter, value in zip(data.shuffle.counters, state["passes"], strict=True):
                 counter.assign(value)
-            # Keras's own BackupAndRestore tells `fit` where to go on in this way too; there is no public one.
+            # Keras's own BackupAndRestore also tells `fit` in this way where to continue; there is no public way.
             self.model._initial_epoch = state["epochs"]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -205,7 +205,7 @@ class Resume(History):
 
 
 def elapsed_so_far(directory):
-    """What the run that left its backups in `directory` had taken, {"seconds", "cpu_seconds"}; zeros without any."""
+    """The time taken by the run that left its backups in `directory`, {"seconds", "cpu_seconds"}; zeros without any."""
     elapsed = [{"seconds": 0.0, "cpu_seconds": 0.0}]
     for path in directory.glob("*.npz"):
         with np.load(path) as saved:
@@ -214,13 +214,13 @@ def elapsed_so_far(directory):
 
 
 def epochs(model, count, callbacks, steps=None):
-    """Runs `callbacks` around a training loop of one's own, as `fit` runs them around its steps.
+    """Runs `callbacks` around your own training loop, as `fit` runs them around its steps.
 
         for epoch, logs in epochs(agent, hp["epochs"], callbacks):
             logs["loss"] = ...
 
-    Yields the number of each epoch and the dictionary that its callbacks get at its end. A resumed run goes on with
-    the epoch after the last whole one. `model` is a compiled `keras.Model`; it may set `stop_training`.
+    Yields the number of each epoch and the dictionary that callbacks get at its end. A resumed run continues with
+    the epoch after the last complete one. `model` is a compiled `keras.Model`; it may set `stop_training`.
     `steps`: updates of its optimizer in an epoch, which `OneCycle` must know.
     """
     callback_list = keras.callbacks.CallbackList(

@@ -5,14 +5,14 @@ import tensorflow as tf
 
 
 def shuffle(dataset):
-    """Shuffles all examples, anew in every pass, by the global seed and the number of the pass alone.
+    """Shuffles all examples, anew in every pass, in an order that depends only on the global seed and the pass.
 
-    `Dataset.shuffle` counts passes inside its iterator, which a resumed run begins anew. Here variables count them,
+    `Dataset.shuffle` counts passes inside its iterator, which a resumed run creates anew. Here variables count them,
     those of all datasets in `shuffle.counters`. Call `keras.utils.set_random_seed` first, `cache()` before this, and
-    `batch()` after. ValueError if the cardinality is unknown.
+    `batch()` after. Raises ValueError if the cardinality is unknown.
 
     For epochs of `repeat().take(steps)`, map and prefetch before `repeat`: after it, reading ahead begins passes that
-    the epoch does not need, and whether these are counted is a matter of time.
+    the epoch does not need, and whether these are counted is a matter of timing.
     """
     size = dataset.cardinality()
     if size < 0:
@@ -34,9 +34,9 @@ shuffle.counters = []
 
 
 def bucket(tensors, lengths, edges, batch_size, shuffled=False):
-    """Batches examples of similar length together, so that little is computed on padding, zeros on the right.
+    """Batches examples of similar length together, so that little is computed on padding (zeros on the right).
 
-    tensors: structure of tensors or ragged tensors, a row of each an example.
+    tensors: structure of tensors or ragged tensors; one row of each is an example.
     lengths: (N,) int, or a list of these for several sequences, which then have a bucket for every combination.
     edges: the lengths, or a list for each sequence, at which all buckets but the first begin.
     """
@@ -46,7 +46,7 @@ def bucket(tensors, lengths, edges, batch_size, shuffled=False):
     buckets = np.ravel_multi_index(places, [len(below) + 1 for below in edges])  # (N,)
     sizes = np.bincount(buckets)
     examples = tf.data.Dataset.from_tensor_slices((buckets.astype("int32"), tensors))
-    # A slice of a ragged tensor is ragged by its type alone; `identity` makes it a tensor.
+    # A slice of a ragged tensor is ragged in type only; `identity` makes it a tensor.
     examples = examples.map(lambda place, example: (place, tf.nest.map_structure(tf.identity, example))).cache()
     if shuffled:
         examples = shuffle(examples)

@@ -1,4 +1,4 @@
-"""Text out: what a model of next tokens writes, whole batches at a time.
+"""Text out: what a next-token model writes, whole batches at a time.
 
 Every function takes `step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states`, made of
 TensorFlow operations alone, and runs its loop inside one `tf.function`. Called from a `tf.function` of your own it is
@@ -75,7 +75,7 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
         written = tf.zeros((rows, beam_size, length), tf.int32)
         lengths = tf.zeros((rows, beam_size), tf.int32)
         finished = tf.zeros((rows, beam_size), tf.bool)
-        # All beams begin alike: one counts, or the same sequence would fill them all.
+        # All beams begin alike: only one counts, or the same sequence would fill them all.
         first = tf.where(tf.range(beam_size) == 0, 0.0, -float("inf"))
         scores = log_probability = tf.tile(first[None], (rows, 1))
         for position in tf.range(length):

@@ -7,7 +7,7 @@ import os
 def replace(path, write):
     """Writes a file under another name first, so that a kill leaves either the old one or the new one.
 
-    path: a `pathlib.Path`; its folder is made.
+    path: a `pathlib.Path`; its folder is created.
     write: called with the open binary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,5 +25,5 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """Replaces a JSON file as a whole, laid out to be read."""
+    """Replaces a JSON file as a whole, indented for reading."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

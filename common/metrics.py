@@ -7,8 +7,8 @@ from keras import ops
 class TokenMean(keras.metrics.Mean):
     """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, the same whatever the batches.
 
-    `sample_weight` (B, T) is 0 on padding and the same on all tokens that count; in `compile` the metric belongs into
-    `weighted_metrics`, or Keras keeps the weights from it. Without a single token the mean is 0.
+    `sample_weight` (B, T) is 0 on padding and the same on all tokens that count; in `compile` the metric belongs in
+    `weighted_metrics`, or Keras withholds the weights from it. Without a single token the mean is 0.
     """
 
     def __init__(self, measure, name):

@@ -14,7 +14,7 @@ def new(width=7.0, height=4.0, rows=1, columns=1, **options):
 
 
 def plain(axes):
-    """Takes the frame's upper and right lines away."""
+    """Removes the upper and right lines of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -48,7 +48,7 @@ def image_grid(images, titles, columns=10, heading="", colours="gray_r"):
 def curve(histories, monitor):
     """Loss and monitored metric by epoch, the fits of a recipe one after another.
 
-    histories: {model's name: {metric: one value an epoch}}, in order.
+    histories: {model's name: {metric: one value per epoch}}, in order.
     monitor: name of the validation metric that a search compares.
     """
     names = ["loss"] if monitor == "val_loss" else ["loss", monitor.removeprefix("val_")]
@@ -78,7 +78,7 @@ def curve(histories, monitor):
 def search(scores, better, label):
     """Every trial's score in order, the best so far as a line.
 
-    scores: one a trial, None where it failed.
+    scores: one per trial, None where it failed.
     better: "higher" or "lower".
     """
     choose = max if better == "higher" else min

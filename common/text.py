@@ -1,4 +1,4 @@
-"""Text in and out of encoder-decoders: pieces of words, and what teacher forcing reads."""
+"""Text in and out of encoder-decoders: subwords, and what teacher forcing reads."""
 
 import tensorflow as tf
 import tokenizers
@@ -7,11 +7,11 @@ SPECIAL = ("<padding>", "<start>", "<end>", "<unknown>")  # Tokens 0 to 3.
 
 
 def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False):
-    """Returns a `tokenizers.Tokenizer` of pieces of words (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909).
+    """Returns a `tokenizers.Tokenizer` of subwords (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909).
 
     Spaces are part of a word's first piece and punctuation stands alone, so that decoding gives the text back exactly.
 
-    texts: iterable of str, which the pieces are learned from; `SPECIAL[3]` stands for a character they never show.
+    texts: iterable of str, from which the pieces are learned; `SPECIAL[3]` stands for characters not among them.
     special: pieces that are the first tokens of the vocabulary, whatever the texts.
     """
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL[3]))

@@ -179,6 +179,36 @@ def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
     assert results.read_json(tmp_path / "results.json") == more
 
 
+def test_variants_change_the_run_that_they_are_compared_with(tmp_path, tiny_runs, monkeypatch):
+    measured = tiny_runs(NAME).results
+    recipe = sys.modules[f"recipes.{NAME}"]
+    files.write_json(tmp_path / "results.json", measured)
+    trained = []
+
+    def execute(entry, recipe, values, seeds, *others, **options):
+        trained.append((values, seeds))
+        return measured
+
+    monkeypatch.setattr(runs, "execute", execute)
+    arguments = ["--tiny", "--variants", "--out", str(tmp_path)]
+    command_line.main(f"recipes.{NAME}", arguments)
+    assert trained == [({**recipe.TINY, **changed}, [0]) for changed in recipe.VARIANTS.values()]
+    compared = results.read_json(tmp_path / "results.json")["variants"]
+    assert {name: each["values"] for name, each in compared.items()} == recipe.VARIANTS
+    command_line.main(f"recipes.{NAME}", [*arguments, "--resume"])
+    assert len(trained) == len(recipe.VARIANTS), "a variant that was compared is trained again"
+    for other in (["--seed", "3"], ["--set", "units=64"]):
+        with pytest.raises(SystemExit, match="finished run of the same seed"):
+            command_line.main(f"recipes.{NAME}", [*arguments, *other])
+
+
+def test_a_folder_s_name_is_never_too_long():
+    values = {f"hyperparameter_{number}": 0.1234567890123 for number in range(20)}
+    assert len(command_line.folder(values)) < 200
+    assert command_line.folder(values) != command_line.folder({**values, "hyperparameter_19": 1})
+    assert command_line.folder({"units": 64, "cell": "gru"}) == "units=64,cell=gru"
+
+
 def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
     tiny_runs(NAME)
     recipe = sys.modules[f"recipes.{NAME}"]
@@ -217,11 +247,14 @@ def test_verify_compares_with_three_standard_deviations(found, within, monkeypat
     assert commands.main(["verify", NAME]) == (0 if within else 1)
 
 
-def test_a_copy_is_never_written_over(tmp_path, capsys):
+def test_a_copy_is_never_written_over(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text("kept")
     assert commands.main(["copy", NAME, str(tmp_path / "mine.py")]) == 2
     assert "already exists; not overwritten" in capsys.readouterr().err
     assert (tmp_path / "mine.py").read_text() == "kept"
+    monkeypatch.syspath_prepend(tmp_path)  # As from the folder of an earlier copy.
+    assert commands.main(["copy", NAME, str(tmp_path / "mine.py")]) == 2
+    assert "already exists; not overwritten" in capsys.readouterr().err
     assert commands.main(["copy", NAME, str(tmp_path / "other.py")]) == 0
     builder = tmp_path / "sums" / "sums_dataset_builder.py"
     builder.write_text("mine")

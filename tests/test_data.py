@@ -116,6 +116,18 @@ def test_a_broken_download_is_told_in_one_line(tmp_path, monkeypatch):
         preparation.prepare(["kmnist"])
 
 
+def test_a_mistake_in_a_builder_is_not_taken_for_a_missing_network(tmp_path, monkeypatch):
+    """Else the tests of its recipe would be skipped."""
+
+    def mistaken(self, *arguments):
+        raise KeyError("no such column")
+
+    in_an_empty_directory(monkeypatch, tmp_path)
+    monkeypatch.setattr(sums.Builder, "_generate_examples", mistaken)
+    with pytest.raises(KeyError, match="no such column"):
+        preparation.prepare([sums.Builder.name])
+
+
 def test_preparing_data_leaves_the_random_state_as_it_was(tmp_path, monkeypatch):
     in_an_empty_directory(monkeypatch, tmp_path)
     keras.utils.set_random_seed(5)

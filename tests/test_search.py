@@ -10,7 +10,7 @@ import types
 import keras
 import pytest
 
-from common.callbacks import epochs
+from common.callbacks import Diverged, epochs
 from common.cookbook import catalogue, errors, results, runs, search, settings
 
 
@@ -35,14 +35,16 @@ class Formula:
     PROMISE = {"monitor": {"metric": "val_accuracy", "better": "higher"}, "data": []}
     configure = staticmethod(configure)
 
-    def __init__(self, killed_in=None):
-        self.trained, self.killed_in = [], killed_in
+    def __init__(self, killed_in=None, diverging=0):
+        self.trained, self.killed_in, self.diverging = [], killed_in, diverging
 
     def train(self, hp, seed, callbacks):
         if len(self.trained) == self.killed_in:
             self.killed_in = None
             raise KeyboardInterrupt
         self.trained.append(dict(hp.values))
+        if len(self.trained) <= self.diverging:
+            raise Diverged("the loss is nan")
         for epoch, logs in epochs(Agent(), hp["epochs"], callbacks):
             logs["val_accuracy"] = hp["units"] * hp["learning_rate"] + epoch + seed
             logs["loss"] = 0.0
@@ -98,6 +100,21 @@ def test_a_finished_search_says_so_and_more_trials_go_on(tmp_path, capsys):
     assert len(recipe.trained) == 5
 
 
+def test_trials_that_diverge_do_not_end_a_search(tmp_path, capsys):
+    recipe = Formula(diverging=4)
+    run(recipe, tmp_path, trials=5)
+    assert len(recipe.trained) == 5 and "Best: trial 4" in capsys.readouterr().out
+    with pytest.raises(errors.RecipeError, match="^no trial succeeded; [^\n]*nan$"):
+        run(Formula(diverging=4), tmp_path / "all", trials=4)
+
+
+def test_trials_are_told_in_order_when_their_numbers_get_longer(tmp_path, capsys):
+    run(Formula(), tmp_path, trials=3)
+    run(Formula(), tmp_path, trials=11)
+    table = capsys.readouterr().out.split("trial  ")[-1].splitlines()[1:12]
+    assert [int(line.split()[0]) for line in table] == list(range(11))
+
+
 def test_another_space_or_seed_is_refused(tmp_path):
     run(Formula(), tmp_path, trials=1)
     for changed in ({"seed": 1}, {"values": {"units": 8}}):
@@ -147,7 +164,7 @@ def test_a_chief_and_two_workers_one_of_them_killed(tmp_path):
             text=True,
         )
 
-    chief, killed, steady = start("chief"), start("worker-0"), start("worker-1")
+    chief, killed, steady = started = [start(worker) for worker in ("chief", "worker-0", "worker-1")]
     try:
         output = []
         for line in killed.stdout:
@@ -158,11 +175,12 @@ def test_a_chief_and_two_workers_one_of_them_killed(tmp_path):
         killed.kill()
         killed.wait()
         again = start("worker-0")
+        started.append(again)
         told = chief.communicate(timeout=300)[0]
         assert chief.returncode == 0, told
         assert line.split(":")[0].split()[1] in "012"
         assert "Best: trial" in told and told.count("learning_rate=") == 4
         assert again.wait(timeout=60) == 0 and steady.wait(timeout=60) == 0
     finally:
-        for process in (chief, killed, steady):
+        for process in started:
             process.kill()

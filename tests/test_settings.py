@@ -14,6 +14,7 @@ def configure(hp):
     hp.Boolean("mask", default=True)
     hp.Float("dropout", 0.0, 0.6, step=0.2, default=0.2)
     hp.Float("shift", 0.0, 0.5, default=0.1)
+    hp.Float("noise", 0, 1, default=0)
     return hp
 
 
@@ -26,11 +27,12 @@ def test_values_have_their_hyperparameter_s_type():
         "batch_size=16",
         "dropout=0.6",
         "shift=0.123",
+        "noise=0.5",
     ]
     values = settings.parse(configure, given)
     chosen = {"units": 96, "learning_rate": 0.002, "cell": "lstm", "mask": False, "batch_size": 16}
-    assert values == {**chosen, "dropout": 0.6, "shift": 0.123}
-    assert [type(value) for value in values.values()] == [int, float, str, bool, int, float, float]
+    assert values == {**chosen, "dropout": 0.6, "shift": 0.123, "noise": 0.5}
+    assert [type(value) for value in values.values()] == [int, float, str, bool, int, float, float, float]
     hp = settings.build(configure, values)
     assert {name: hp[name] for name in values} == values
     assert settings.parse(configure, results.assignments(values).split()) == values
@@ -39,7 +41,7 @@ def test_values_have_their_hyperparameter_s_type():
 @pytest.mark.parametrize(
     "assignment, told",
     [
-        ("unit=64", "units, learning_rate, cell, batch_size, mask, dropout, shift"),
+        ("unit=64", "units, learning_rate, cell, batch_size, mask, dropout, shift, noise"),
         ("units=100", "32..128 in steps of 32"),
         ("units=256", "32..128"),
         ("units=many", "32..128"),

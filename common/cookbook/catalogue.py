@@ -1,4 +1,4 @@
-"""What is known of every recipe without importing it: docstring, promise, results. No TensorFlow here."""
+"""What is known about every recipe without importing it: docstring, promise, results. No TensorFlow here."""
 
 import ast
 import dataclasses
@@ -128,10 +128,11 @@ def variants():
             metric = recorded["figure"]["name"]
             own = recorded["figure"]["values"][recorded["seeds"].index(variant["seeds"][0])]
             speeds = [sum(each["examples_per_second"].values()) for each in (recorded, variant)]
+            # A loop of one's own, and what is no Keras model, count no examples.
+            speed = f", at {speeds[1] / speeds[0]:.2f} times the examples per second" if all(speeds) else ""
             lines.append(
                 f"- `{entry.name}`, {name} (`--set {results.assignments(variant['values'])}`): {metric.replace('_', ' ')} "
-                f"{results.number(variant['metrics'][metric])} instead of {results.number(own)}, at {speeds[1] / speeds[0]:.2f} times "
-                "the examples per second."
+                f"{results.number(variant['metrics'][metric])} instead of {results.number(own)}{speed}."
             )
     return lines
 
@@ -140,7 +141,7 @@ BEGIN, END = "<!-- table: python -m recipes table -->", "<!-- end of table -->"
 
 
 def readme_with_table(text):
-    """The README's text with today's table between its two marks."""
+    """The README's text with the current table between its two marks."""
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""Writes a recipe as one file of its own: what it names of `common` below its own code, and a plain main."""
+"""Writes a recipe as a stand-alone file: its own code, below it what it names of `common`, and a plain main."""
 
 import ast
 import importlib.util
@@ -11,8 +11,8 @@ import textwrap
 
 from common.cookbook import catalogue, errors
 
-COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # What the cookbook reads; the copy has none.
-DISTRIBUTIONS = {  # The import names that need other lines of requirements.txt than the one of their own name.
+COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # Read only by the cookbook; a copy has none of them.
+DISTRIBUTIONS = {  # Import names that need lines of requirements.txt other than the one of their own name.
     "sklearn": ["scikit-learn"],
     "keras": ["keras", "tensorflow"],  # Its backend, which a recipe need not import itself.
     "keras_tuner": ["keras-tuner", "tensorboard"],
@@ -27,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser(epilog=ranges, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="name=value", help="see below")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tiny", action="store_true", help="a few examples, in seconds")
+    parser.add_argument("--tiny", action="store_true", help="run on a few examples, in seconds")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("{stem}"), help="output directory")
     options = parser.parse_args()
     try:
@@ -50,7 +50,7 @@ def main():
 if __name__ == "__main__":
     main()
 '''
-DATA = "DATA = {names}  # Prepared before `train` sets the seed, since that moves the random state."
+DATA = "DATA = {names}  # Prepared before `train` sets the seed, since that changes the random state."
 PREPARE = """    for name in DATA:
         tfds.builder(name).download_and_prepare()
 """
@@ -89,7 +89,7 @@ class Module:
         self.path = path
         self.lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         self.tree = ast.parse("".join(self.lines))
-        self.definitions = {}  # {name: the statement that defines it, or adds to it}
+        self.definitions = {}  # {name: the statements that define it, or add to it}
         self.imports = {}  # {name: import statement}
         self.siblings = {}  # {name: module of `common` that it comes from}
         for node in self.tree.body:
@@ -120,7 +120,7 @@ class Module:
         return "".join(self.lines[first : node.end_lineno]).rstrip()
 
     def body(self):
-        """All but imports, docstring, main guard and what belongs to the cookbook alone."""
+        """Everything except imports, docstring, main guard and what belongs to the cookbook alone."""
         lines = list(self.lines)
         for node in self.tree.body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -132,8 +132,8 @@ class Module:
 
 def bound_names(assignment):
     """The names that an assignment binds; `shuffle.counters = []` adds to `shuffle`."""
-    targets = [name for each in assignment.targets for name in (each.elts if isinstance(each, ast.Tuple) else [each])]
-    return [target.value.id if isinstance(target, ast.Attribute) else target.id for target in targets]
+    parts = (part for target in assignment.targets for part in ast.walk(target))
+    return [part.id for part in parts if isinstance(part, ast.Name)]
 
 
 def names_in(nodes):
@@ -142,7 +142,7 @@ def names_in(nodes):
 
 
 def gather(recipe):
-    """What the recipe names of `common`, and what that names in turn.
+    """What the recipe uses from `common`, and what that uses in turn.
 
     Returns:
         The texts of all definitions, in the order of their files, and {name: import statement} that they need.
@@ -179,7 +179,7 @@ def gather(recipe):
 
 
 def shared_settings():
-    """The texts of what reads `--set`, here and in every copy."""
+    """The source of the functions that read `--set`, here and in every copy."""
     settings = Module(catalogue.ROOT / "common" / "cookbook" / "settings.py")
     return [settings.source(node) for name in ("allowed", "set_values") for node in settings.definitions[name]]
 
@@ -237,15 +237,15 @@ def copy(entry, target):
         What was written, in words.
 
     Raises:
-        errors.RecipeError: the file exists already, or is not a .py file name.
+        errors.RecipeError: the file exists already, is not a .py file name, or would hide a module.
     """
     target = pathlib.Path(target)
     if target.suffix != ".py" or not target.stem.isidentifier():
         raise errors.RecipeError(f"{target} is not a .py file name")
-    if importlib.util.find_spec(target.stem):
-        raise errors.RecipeError(f"{target.name} would hide the module {target.stem!r}; choose another name")
     if target.exists():
         raise errors.RecipeError(f"{target} already exists; not overwritten")
+    if importlib.util.find_spec(target.stem):
+        raise errors.RecipeError(f"{target.name} would hide the module {target.stem!r}; choose another name")
     recipe = Module(entry.path)
     named, needed_imports = gather(recipe)
     inlined = [*named, *shared_settings()]

@@ -1,5 +1,5 @@
-"""Errors that a person can mend."""
+"""Errors that the user can fix."""
 
 
 class RecipeError(Exception):
-    """Something to be told in one line, without a traceback: what was wrong, and what to do."""
+    """Reported in one line, without a traceback: what was wrong, and what to do."""

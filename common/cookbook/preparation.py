@@ -1,4 +1,4 @@
-"""Makes a recipe's data ready before its seed is set: preparing data moves the random state."""
+"""Prepares a recipe's data before its seed is set, since preparing data changes the random state."""
 
 import pathlib
 import random
@@ -7,24 +7,26 @@ import urllib.request
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import resource
+from tensorflow_datasets.core.download import download_manager, resource
 
 from common.cookbook import errors
 
+# What a network or a disk can cause; anything else is a mistake in a builder, and no reason to skip its tests.
+FAILURES = (OSError, tfds.download.DownloadError, download_manager.NonMatchingChecksumError)
 ENVIRONMENT = "environment/"  # What a recipe learns from by acting in it; there is nothing to prepare.
 
 
 class Unavailable(errors.RecipeError):
-    """A data set is neither on this machine nor to be downloaded."""
+    """A data set is not on this machine and cannot be downloaded."""
 
 
 def prepare(names):
-    """Prepares the data sets that are not yet, in order; leaves the random state of Python and NumPy as it was.
+    """Prepares the data sets that are not ready yet, in order; leaves the random state of Python and NumPy as it was.
 
     names: those of TFDS ("mnist", "glue/sst2"), or of an environment ("environment/CartPole-v1").
 
     Raises:
-        Unavailable: a data set is neither on this machine nor to be downloaded.
+        Unavailable: a data set is not on this machine and cannot be downloaded.
     """
     state = random.getstate(), np.random.get_state()
     try:
@@ -62,7 +64,7 @@ def prepare_one(name):
             print(f"{name}: downloading {size} to {downloads}")
             reach(url)
         builder.download_and_prepare()
-    except Exception as error:
+    except FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(
             f"data set {name} ({size} to download) is not prepared in {builder.data_path} and could not be: {reason}; "
@@ -86,7 +88,7 @@ def describe(recipe):
             described[name] = {"splits": recipe.SPLITS}
             continue
         info = tfds.builder(name).info
-        # A data set that another is made of may have other splits.
+        # A data set from which another is made may have other splits.
         splits = {split: info.splits[part].num_examples for split, part in recipe.SPLITS.items() if has(info, part)}
         described[name] = {"version": str(info.version), "splits": splits}
     return described

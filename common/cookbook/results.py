@@ -8,14 +8,14 @@ from common import files
 
 
 def read_json(path):
-    """What a JSON file holds, None where there is no such file."""
+    """What a JSON file holds, None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def score(histories, monitor):
     """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
 
-    histories: {model's name: {metric: one value an epoch}}.
+    histories: {model's name: {metric: one value per epoch}}.
     monitor: the promise's {"metric", "better"}.
     """
     values = [history[monitor["metric"]] for history in histories.values() if monitor["metric"] in history][-1]
@@ -28,24 +28,21 @@ def throughput(histories):
     return {model: statistics.median(history[name]) for model, history in histories.items() if name in history}
 
 
-def figure_of(promise, measured):
-    """The promised figure over the seeds: name, better, mean, sd, values; measured: one dictionary a seed."""
-    name = promise["figure"]["metric"]
-    values = [metrics[name] for metrics in measured]
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {**promise["figure"], "name": name, "mean": statistics.fmean(values), "sd": sd, "values": values}
-
-
 def collect(promise, measured, elapsed, scores):
     """The part of a results file that is computed from the runs of several seeds.
 
-    measured: one {metric: value} a seed; elapsed: one {"seconds", "cpu_seconds"} a seed; scores: one a seed.
+    measured: one {metric: value} per seed; elapsed: one {"seconds", "cpu_seconds"} per seed; scores: one per seed.
     """
-    baseline = promise["baseline"]
-    figure = figure_of(promise, measured)
-    del figure["metric"]
+    name, baseline = promise["figure"]["metric"], promise["baseline"]
+    values = [metrics[name] for metrics in measured]
     return {
-        "figure": figure,
+        "figure": {
+            "better": promise["figure"]["better"],
+            "name": name,
+            "mean": statistics.fmean(values),
+            "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "values": values,
+        },
         "metrics": {name: statistics.fmean(metrics[name] for metrics in measured) for name in measured[0]},
         "baseline": {
             "name": baseline["name"],
@@ -96,7 +93,7 @@ def result_line(results):
 
 
 def tolerance(results, promise):
-    """How far `verify` may find itself off: three standard deviations, or the recipe's own where that is wider."""
+    """How far a figure may be off in `verify`: three standard deviations, or the recipe's own where that is wider."""
     return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
 
 

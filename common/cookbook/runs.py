@@ -1,4 +1,4 @@
-"""Runs a recipe and keeps what the run leaves behind."""
+"""Runs a recipe and saves what the run produces."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from common.cookbook import errors, preparation, results, settings
 
 
 def clocks():
-    """Seconds on the wall, and of all processor cores together, which on a shared machine are the ones to compare."""
+    """Wall-clock seconds, and CPU seconds of all cores together, which are the ones to compare on a shared machine."""
     return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
 
@@ -26,8 +26,8 @@ class Run:
 
     out: the directory of the run's files.
     seed: the run's seed.
-    histories: {seed: {model's name: {metric: one value an epoch}}}, filled as the run goes on.
-    resume: take up what a killed run left.
+    histories: {seed: {model's name: {metric: one value per epoch}}}, filled as the run proceeds.
+    resume: continue what a killed run left.
     """
 
     def __init__(self, out, seed, histories, resume):
@@ -48,11 +48,11 @@ class Run:
         ]
 
     def elapsed(self):
-        """What the run has taken, {"seconds", "cpu_seconds"}, the time before an interruption included."""
+        """The time that the run has taken, {"seconds", "cpu_seconds"}, including that before an interruption."""
         return {name: now - self.start[name] for name, now in clocks().items()}
 
     def rescue(self, path):
-        """Saves the model as of the last finished epoch of the fit that was interrupted; says so in words."""
+        """Saves the model as of the last finished epoch of the fit that was interrupted; returns a message."""
         if not self.stages or not self.resume.path.exists():
             return "no epoch was finished"
         epochs = self.resume.load()["epochs"]
@@ -70,9 +70,9 @@ def save_model(model, path):
 
 
 def write_history(path, histories):
-    """Writes one row an epoch: seed, model, epoch and every metric of any model.
+    """Writes one row per epoch: seed, model, epoch and every metric of any model.
 
-    histories: {seed: {model's name: {metric: one value an epoch}}}.
+    histories: {seed: {model's name: {metric: one value per epoch}}}.
     """
     metrics = sorted({metric for models in histories.values() for history in models.values() for metric in history})
     text = io.StringIO()
@@ -101,7 +101,7 @@ def machine():
 
 
 def versions():
-    """What a figure may depend on, beside the machine."""
+    """What a figure may depend on, besides the machine."""
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -160,7 +160,7 @@ def validation_score(recipe, model, hp, histories):
 
 
 def execute(entry, recipe, values, seeds, out, resume=False, own=False):
-    """Trains, evaluates and keeps: one run per seed, the first seed's model and pictures.
+    """Trains and evaluates one run per seed; keeps the first seed's model and pictures.
 
     Returns:
         The results, which `run.json` holds from then on.
@@ -211,9 +211,9 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
 
 
 def keep(out, recipe, model, hp, histories):
-    """Saves model, vocabulary, learning curve, and what the recipe shows of itself.
+    """Saves model, vocabulary, learning curve, and the recipe's own pictures and samples.
 
-    model: what `train` returned: a Keras model; several by name, one of them "model"; or what `save` knows to save.
+    model: what `train` returned: a Keras model; several by name, one of them "model"; or what `save` can save.
     """
     if hasattr(recipe, "save"):
         recipe.save(model, out)
@@ -234,21 +234,32 @@ def keep(out, recipe, model, hp, histories):
             each.savefig(out / f"{name}.png")
 
 
-def compare_variants(entry, recipe, seed, out, resume):
-    """Trains the recipe's variants and adds their figures to `results.json`."""
-    if not results.read_json(out / "results.json"):
+def compare_variants(entry, recipe, values, seed, out, resume):
+    """Trains the recipe's variants and adds their figures to `results.json`.
+
+    values: hyperparameters of the run in `out`, of which each variant changes some.
+    resume: continue the variant that was killed, and skip those that were compared before it.
+    """
+    recorded = results.read_json(out / "results.json")
+    hp = settings.build(recipe.configure, values)
+    if not recorded or recorded["hyperparameters"] != dict(hp.values) or seed not in recorded["seeds"]:
         raise errors.RecipeError(
-            f"variants are compared with a finished run: run {entry.name} without --variants first"
+            f"variants are compared with a finished run of the same seed, and {out} has none: "
+            f"run {entry.name} without --variants first"
         )
     if not getattr(recipe, "VARIANTS", {}):
         raise errors.RecipeError(f"{entry.name} has no variants")
-    for name, values in recipe.VARIANTS.items():
-        print(f"\nVariant: {name} ({results.assignments(values)})")
+    for name, changed in recipe.VARIANTS.items():
+        print(f"\nVariant: {name} ({results.assignments(changed)})")
         directory = out / "variants" / name.replace(" ", "_")
-        unfinished = resume and (directory / "backup").exists()
-        variant = execute(entry, recipe, values, [seed], directory, unfinished, own=True)
+        unfinished = resume and (directory / "backup" / "run.json").exists()
+        before = recorded.get("variants", {}).get(name, {})
+        if resume and not unfinished and (before.get("values"), before.get("seeds")) == (changed, [seed]):
+            print("compared before the interruption")
+            continue
+        variant = execute(entry, recipe, {**values, **changed}, [seed], directory, unfinished, own=True)
         results.report(variant, directory)
-        results.add_variant(out, name, values, variant)
+        results.add_variant(out, name, changed, variant)
 
 
 def verify(entry, recipe):

@@ -11,7 +11,7 @@ from common.cookbook import errors, preparation, results, runs, settings
 
 
 class DefaultsFirst:
-    """An oracle whose trial 0 has the recipe's own values."""
+    """An oracle whose trial 0 has the recipe's defaults."""
 
     def populate_space(self, trial_id):
         response = super().populate_space(trial_id)
@@ -26,18 +26,18 @@ class Random(DefaultsFirst, keras_tuner.oracles.RandomSearchOracle):
 
 
 class Bayesian(DefaultsFirst, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Models the score by a Gaussian process."""
+    """Models the score with a Gaussian process."""
 
 
 class Hyperband(DefaultsFirst, keras_tuner.oracles.HyperbandOracle):
-    """Starts many trials short and gives the better ones more epochs (Li et al. 2018)."""
+    """Starts many short trials and gives the better ones more epochs (Li et al. 2018)."""
 
 
 ORACLES = {"random": Random, "bayesian": Bayesian, "hyperband": Hyperband}
 
 
 class Search(keras_tuner.Tuner):
-    """Runs `recipe.train` once a trial, so that a plain run with a trial's values and seed gives its score."""
+    """Runs `recipe.train` once per trial, so that a plain run with a trial's values and seed gives its score."""
 
     def __init__(self, recipe, seed, **arguments):
         self.recipe, self.seed = recipe, seed
@@ -87,7 +87,8 @@ def make_oracle(kind, space, promise, trials, seed):
     common_arguments = {
         "objective": keras_tuner.Objective(promise["monitor"]["metric"], direction),
         "hyperparameters": space,
-        "seed": seed + 1,  # KerasTuner takes 0 for no seed at all.
+        "seed": seed + 1,  # KerasTuner treats 0 as no seed at all.
+        "max_consecutive_failed_trials": trials + 1,  # Three that diverge in a row would end the search for good.
     }
     if kind == "hyperband":
         if "epochs" not in space.values:
@@ -99,7 +100,7 @@ def make_oracle(kind, space, promise, trials, seed):
 
 
 def search(entry, recipe, values, options, directory):
-    """Searches, or goes on with the search in `directory`, and tells the best values.
+    """Searches, or resumes the search in `directory`, and reports the best values.
 
     values: hyperparameters that all trials share.
     options: the command line's `search` (number of trials), `tuner` and `seed`.
@@ -115,7 +116,7 @@ def search(entry, recipe, values, options, directory):
             f"{directory} holds a search of another space or seed: choose another --out, or delete it"
         )
     files.write_json(directory / "space.json", identity)
-    print(f"The search is kept in {directory}; the same command goes on with it.")
+    print(f"The search is kept in {directory}; the same command resumes it.")
     preparation.prepare(recipe.PROMISE["data"])
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
     oracle.verbose = 0
@@ -130,7 +131,7 @@ def search(entry, recipe, values, options, directory):
 def summarize(recipe, oracle, seed, directory):
     """Prints the table of trials and the best values as a `--set` line; draws `search.png`."""
     monitor = recipe.PROMISE["monitor"]
-    trials = [oracle.trials[name] for name in sorted(oracle.trials)]
+    trials = [oracle.trials[name] for name in sorted(oracle.trials, key=int)]
     varied = [each.name for each in oracle.get_space().space if type(each).__name__ != "Fixed"]
     print(f"\ntrial  {monitor['metric']:>16}  values")
     for trial in trials:
@@ -139,7 +140,8 @@ def summarize(recipe, oracle, seed, directory):
         print(f"{trial.trial_id:>5}  {told:>16}  {results.assignments(shown)}")
     finished = [trial for trial in trials if trial.score is not None]
     if not finished:
-        raise errors.RecipeError(f"no trial succeeded; the last one said: {trials[-1].message}")
+        told = (trials[-1].message or "no more").strip().splitlines()[-1]  # Of a traceback the error alone.
+        raise errors.RecipeError(f"no trial succeeded; the last one said: {told}")
     best = oracle.get_best_trials(1)[0]
     picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
     picture.savefig(directory / "search.png")

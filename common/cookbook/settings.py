@@ -24,7 +24,7 @@ def set_values(hp, assignments):
             if low is None:
                 hp.values[name] = {str(value).lower(): value for value in space[name].values}[text.lower()]
                 continue
-            value = type(space[name].default)(text)
+            value = type(low)(text)
             if not low <= value <= high or (step and abs((value - low) / step - round((value - low) / step)) > 1e-6):
                 raise ValueError
             hp.values[name] = value
@@ -33,7 +33,7 @@ def set_values(hp, assignments):
 
 
 def listing(configure):
-    """Every hyperparameter with its default and range, one a line: the end of `--help`."""
+    """Every hyperparameter with its default and range, one per line: the end of `--help`."""
     space = configure(keras_tuner.HyperParameters()).space
     width = max(len(hyperparameter.name) for hyperparameter in space)
     return "\n".join(f"  {each.name:{width}}  {each.default}  ({allowed(each)})" for each in space)
@@ -57,7 +57,7 @@ def parse(configure, assignments):
 
 
 def build(configure, values):
-    """Fresh HyperParameters with the recipe's defaults, `values` in place of some."""
+    """Fresh HyperParameters with the recipe's defaults, some replaced by `values`."""
     hp = keras_tuner.HyperParameters()
     hp.values.update(values)
     return configure(hp)

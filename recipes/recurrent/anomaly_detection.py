@@ -1,24 +1,24 @@
-"""An LSTM autoencoder learns ordinary stretches of three Numenta series; one that it cannot redraw raises the alarm.
+"""An LSTM autoencoder learns normal stretches of three Numenta series; what it cannot reconstruct raises an alarm.
 
 Result    average precision 0.4084 ± 0.0041 over 3 seeds, 2.0 minutes a run (1.4 of CPU) on 1 core
-Baseline  rolling z-score: how far a reading is from the mean of those before, in their standard deviations
-Published F1 0.331, mean over the seven series of realKnownCause, a bidirectional LSTM with attention that forecasts
+Baseline  rolling z-score: the distance of a reading from the mean of those before it, in their standard deviations
+Published F1 0.331, mean over the seven series of realKnownCause: a forecasting bidirectional LSTM with attention
           (Mishra et al. 2021, https://github.com/Varad2305/Time-Series-Anomaly-Detection; DeepAnT has 0.200 there).
-          Three of the seven are here, and other parts of them, so it shows the order of magnitude only.
+          Only three of the seven are used here, and other parts of them, so it gives the order of magnitude only.
 Paper     Malhotra et al.: LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection, 2016,
-          https://arxiv.org/abs/1607.00148. As there, the decoder writes backwards, and labels choose the threshold;
-          here it reads a narrow code at every step, never its own output, and the squared error itself is the score.
-Answers   Do errors of reconstruction tell more than a z-score? How far is the F1 of a threshold chosen on one anomaly
-          from that of the best one? How many anomalies are found, at how many false alarms? Does a wide code, which
-          holds more, tell less?
+          https://arxiv.org/abs/1607.00148. As there, the decoder works backwards, and labels set the threshold;
+          here it reads a narrow code at every step, never its own output, and the score is the squared error itself.
+Answers   Do reconstruction errors reveal more than a z-score? How far is the F1 of a threshold chosen on one anomaly
+          from that of the best one? How many anomalies are found, with how many false alarms? Does a wider code,
+          which holds more, detect less?
 
     python -m recipes.recurrent.anomaly_detection
     python -m recipes.recurrent.anomaly_detection --set code=2
 
-Every series is split by time: an ordinary beginning to train on, a part with the first labelled anomaly to choose the
-threshold, the rest for test, with nine anomalies of other kinds (a marathon, then a blizzard). NAB's labels are wide
-windows in which most readings look ordinary: an average precision of 1 is out of reach, and guessing gets the share of
-labelled readings.
+Every series is split by time: a normal beginning to train on, a part with the first labelled anomaly to choose the
+threshold, and the rest to test on, with nine anomalies of other kinds (a blizzard, where the first was a marathon).
+NAB's labels are wide windows in which most readings look normal: an average precision of 1 is out of reach, and
+guessing scores the share of labelled readings.
 """
 
 import functools
@@ -45,8 +45,8 @@ PROMISE = {
 }
 TINY = {"examples": 100, "epochs": 2, "window": 24, "units": 4, "code": 2}
 VARIANTS = {"code of 2": {"code": 2}, "code of 32": {"code": 32}}
-PINNED = ("window", "code")  # Errors of other windows do not compare, and a wide code has small ones on anomalies too.
-# Borders lie midway between two labelled windows, but for those of the ordinary beginnings.
+PINNED = ("window", "code")  # Errors of other windows don't compare; a wide code makes them small on anomalies too.
+# Borders lie midway between two labelled windows, except those that end the normal beginnings.
 SPLITS = {
     "train": "nyc_taxi[:4800]+machine_temperature[:1440]+request_latency[:1440]",
     "validation": "nyc_taxi[4800:6562]+machine_temperature[1440:3198]+request_latency[1440:2738]",
@@ -58,10 +58,10 @@ SERIES = ("nyc_taxi", "machine_temperature", "request_latency")
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 100, 5000, default=5000)  # Windows of each series to train on, at most.
+    hp.Int("examples", 100, 5000, default=5000)  # Windows of each series, at most.
     hp.Int("epochs", 1, 100, default=20)
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)
-    hp.Choice("window", [24, 48, 96], default=48)  # Readings: a day of taxis, four hours of the others.
+    hp.Choice("window", [24, 48, 96], default=48)  # In readings: a day of taxis, four hours of the others.
     hp.Int("units", 4, 256, step=4, default=64)
     hp.Int("code", 1, 64, default=8)  # All that the decoder knows of a window: a wide one could hold any window.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=5e-3)  # The peak of the one-cycle schedule.
@@ -70,7 +70,7 @@ def configure(hp):
 
 
 def build_model(hp):
-    """From windows (B, window, 1) to what the autoencoder makes of them, (B, window, 1)."""
+    """From windows (B, window, 1) to their reconstructions (B, window, 1)."""
     window = keras.Input((hp["window"], 1), name="window")
     hidden_state = layers.LSTM(hp["units"], name="encoder")(window)  # (B, units)
     code = layers.Dense(hp["code"], name="code")(hidden_state)  # (B, code)
@@ -85,22 +85,22 @@ def build_model(hp):
 
 @functools.cache
 def read_whole(series):
-    """A series: readings (N,), float32, and the number of the labelled window of each (N,), 0 for none."""
+    """A whole series: readings (N,), float32, and the number of the labelled window around each (N,), 0 for none."""
     dataset = tfds.load(numenta.Builder.name, split=series)
     readings = dataset.batch(len(dataset)).get_single_element()
     return readings["value"].numpy(), readings["anomaly"].numpy()
 
 
 def read(series, split, before=0):
-    """A part of a series, as `read_whole` gives it all; `before` readings ahead of it come first, or all there are."""
+    """A part of a series, in the form of `read_whole`, preceded by `before` readings, or as many as there are."""
     begin, end = (int(border or 0) for border in re.search(rf"{series}\[(\d*):(\d*)\]", SPLITS[split]).groups())
     return [each[max(0, begin - before) : end or None] for each in read_whole(series)]
 
 
 def windows(hp, series, split):
-    """The window that ends at each reading of a part (N, window, 1), standardised, and whether it holds a label (N,).
+    """The window that ends at each reading of a part (N, window, 1), standardised, and whether it has a label (N,).
 
-    The series itself begins with one whole window, so that its first readings have none.
+    A window must be whole, so the first readings of a series have none.
     """
     train_values, _ = read(series, "train")
     values, labels = read(series, split, before=hp["window"] - 1)
@@ -110,7 +110,7 @@ def windows(hp, series, split):
 
 
 def load_data(hp, split):
-    """Batches of ordinary windows (B, window, 1) of all series, twice: what goes in is what should come out."""
+    """Batches of normal windows (B, window, 1) of all series, twice: the input is also the target."""
     found = [windows(hp, series, split) for series in SERIES]
     ordinary = np.concatenate([views[~touched][: hp["examples"]] for views, touched in found])
     dataset = tf.data.Dataset.from_tensor_slices(ordinary).map(lambda window: (window, window))
@@ -134,7 +134,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Figures on the test parts, means over the three series (anomalies and alarms: sums), and the baseline's."""
+    """Test-set figures of the model and the baseline, means over the three series (sums for anomalies and alarms)."""
     results = {}
     look_backs = {series: choose_look_back(hp, series) for series in SERIES}
     for prefix, score in {
@@ -153,17 +153,17 @@ def evaluate(model, hp):
 
 
 def redraw(model, ending):
-    """What the autoencoder makes of windows (N, window, 1), and the errors (N,), the scores of their last readings."""
-    batches = np.split(ending, range(512, len(ending), 512))  # `predict` would trace 16 in one go, for speed in `fit`.
+    """Reconstructs windows (N, window, 1); also returns their errors (N,), the scores of their last readings."""
+    batches = np.split(ending, range(512, len(ending), 512))  # `predict` would trace 16 steps at once, as `fit` does.
     redrawn = np.concatenate([model.predict_on_batch(batch) for batch in batches])
     return redrawn, np.mean((redrawn - ending) ** 2, axis=(1, 2))
 
 
 def z_scores(hp, series, split, look_back):
-    """The baseline's score of each reading of a part, (N,).
+    """The baseline's score for each reading of a part, (N,).
 
-    A reading's distance from the mean of the `look_back` readings before, in their standard deviations; and of these
-    distances the mean over a window, like the autoencoder's, so that it is no worse off where labels are wide.
+    The distance of a reading from the mean of the `look_back` readings before it, in their standard deviations,
+    averaged over a window as the autoencoder's errors are, so that wide labels put the baseline at no disadvantage.
     """
     values, _ = read(series, split, before=look_back + hp["window"] - 1)
     past = np.lib.stride_tricks.sliding_window_view(values, look_back)[:-1]
@@ -172,7 +172,7 @@ def z_scores(hp, series, split, look_back):
 
 
 def choose_look_back(hp, series):
-    """How many readings the z-score should look back, by average precision on validation."""
+    """Chooses how many readings the z-score looks back, by average precision on validation."""
     labelled = read(series, "validation")[1] > 0
     scores = {look_back: z_scores(hp, series, "validation", look_back) for look_back in (48, 96, 192, 384, 768)}
     return max(scores, key=lambda look_back: average_precision_score(labelled, scores[look_back]))
@@ -186,7 +186,7 @@ def choose_threshold(scores, labels):
 
 
 def measure(scores, labels, threshold):
-    """How well scores (N,) tell which readings are labelled (N,), over all thresholds and at the given one."""
+    """Measures how well scores (N,) pick out the labelled readings (N,), over all thresholds and at the given one."""
     alarms = scores >= threshold
     begins = alarms & ~np.concatenate([[False], alarms[:-1]])
     justified = np.unique(np.cumsum(begins)[alarms & (labels > 0)])
@@ -202,9 +202,9 @@ def measure(scores, labels, threshold):
 
 
 def detect(model, values, mean, deviation, threshold):
-    """Says for every reading whether the window that ends with it raises the alarm.
+    """Tells for every reading whether the window that ends with it raises an alarm.
 
-    values: (N,), a window at least; mean, deviation: the series' own in scale.csv; threshold: that in thresholds.txt.
+    values: (N,), at least one window; mean, deviation: the series' own, from scale.csv; threshold: from thresholds.txt.
     Returns: (N,), bool; False until a window is full.
     """
     window = model.input_shape[1]
@@ -213,13 +213,13 @@ def detect(model, values, mean, deviation, threshold):
 
 
 def assets(hp):
-    """What standardises each series, as `detect` wants it."""
+    """The mean and deviation that standardise each series, for `detect`."""
     rows = [f"{series},{read(series, 'train')[0].mean()},{read(series, 'train')[0].std()}" for series in SERIES]
     return {"scale.csv": "\n".join(["series,mean,deviation", *rows])}
 
 
 def show(model, hp):
-    """The validation part of each series with its anomaly and the alarms, and the worst window redrawn."""
+    """The validation part of each series with its anomaly and the alarms, and the worst window, reconstructed."""
     picture, axes = new(13, 8, rows=3, columns=2, width_ratios=[3, 1])
     thresholds = ["Thresholds, chosen on validation"]
     for series, (left, right) in zip(SERIES, axes):

@@ -1,13 +1,13 @@
-"""A GRU that looks around in a picture of handwritten digits tells in words what stands where.
+"""A GRU attends to a picture of handwritten digits and describes in words which digit is where.
 
 Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 of CPU) on 1 core
 Baseline  the caption of the nearest training picture
-Published 0.95 exact match: the recipe's own aim, since nothing is published for made data
+Published 0.95 exact match: the recipe's own aim, since no figure is published for synthetic data
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
-          https://arxiv.org/abs/1502.03044, soft attention; a GRU for its LSTM, an encoder trained with it from scratch,
-          and each cell of the picture knows its place. Without the gate on the context and doubly stochastic attention.
-Answers   Are pairs of digits captioned that training never showed in that relation? What does attention add to one
-          vector for the whole picture? Where does it look at each word? Do longer captions fail more often?
+          https://arxiv.org/abs/1502.03044, soft attention; here a GRU for the LSTM, an encoder trained from scratch,
+          a learned bias for the place of each cell, and no gate on the context nor doubly stochastic attention.
+Answers   Can it caption pairs of digits that training never showed in that relation? What does attention add to one
+          vector for the whole picture? What does each word attend to? Do longer captions fail more often?
 
     python -m recipes.recurrent.captioning
     python -m recipes.recurrent.captioning --set units=256 --seed 1
@@ -35,12 +35,12 @@ PROMISE = {
     "monitor": {"metric": "val_token_accuracy", "better": "higher"},
     "baseline": {"metric": "nearest_exact_match", "name": "caption of the nearest training picture"},
     "published": {"value": 0.95, "source": "the recipe's own aim"},
-    "data": ["mnist", "mnist_scenes"],  # The scenes are composed of mnist.
+    "data": ["mnist", "mnist_scenes"],  # The scenes are composed of mnist digits.
     "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 70, "epochs": 2, "filters": 8, "units": 32}
 VARIANTS = {"one vector for the picture": {"attention": False}}
-# No image of train, validation and test holds the pairs of digits that every one of the unseen splits has.
+# Every image of the unseen splits contains a withheld pair of digits; no image of train, validation and test does.
 SPLITS = {name: name for name in ("train", "validation", "validation_unseen", "test", "test_unseen")}
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -53,8 +53,8 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 25_000, default=25_000)  # Read from each split at most.
     hp.Int("epochs", 1, 40, default=8)
-    hp.Int("batch_size", 16, 256, step=16, default=32)  # Small: many steps pass before attention finds its way.
-    hp.Int("filters", 8, 64, step=8, default=16)  # Of the first convolution; the later ones have two and four times.
+    hp.Int("batch_size", 16, 256, step=16, default=32)  # Small: attention takes many steps to find its way.
+    hp.Int("filters", 8, 64, step=8, default=16)  # Of the first convolution; the later ones have 2 and 4 times as many.
     hp.Int("units", 32, 512, step=32, default=128)
     hp.Boolean("attention", default=True)  # False gives the decoder one vector for the whole image at every step.
     hp.Float("dropout", 0.0, 0.7, default=0.2)
@@ -94,18 +94,18 @@ def build_model(hp):
 
 
 def encode(hp, images):
-    """From images (B, 64, 64, 1) to their 8 x 8 cells (B, cells, units); without attention to one cell for all."""
+    """From images (B, 64, 64, 1) to their 8 x 8 cells (B, cells, units); without attention, to a single cell."""
     hidden = layers.Rescaling(1 / 255)(images)
     for factor, kernel_size in ((1, 5), (2, 3), (4, 3)):
         hidden = layers.Conv2D(factor * hp["filters"], kernel_size, padding="same", use_bias=False)(hidden)
-        hidden = layers.MaxPooling2D()(hidden)  # At last (B, 8, 8, 4 filters).
+        hidden = layers.MaxPooling2D()(hidden)  # In the end (B, 8, 8, 4 filters).
         # Black images have little variance: with the usual 0.99 its estimate would stay near 1, where it starts.
         hidden = layers.BatchNormalization(momentum=0.9)(hidden)
         hidden = layers.ReLU()(hidden)
     hidden = layers.Conv2D(hp["units"], 3, padding="same", activation="relu")(hidden)
     count = 64 if hp["attention"] else 1
     hidden = layers.Dropout(hp["dropout"])(layers.Reshape((count, -1))(hidden))
-    # A bias of its own for every cell says where it lies: attention itself sees no order.
+    # Every cell has a bias of its own that encodes its position: attention itself sees no order.
     places = keras.initializers.RandomNormal(stddev=0.5)
     cells = layers.EinsumDense(
         "bcf,fu->bcu", (count, hp["units"]), activation="relu", bias_axes="cu", bias_initializer=places, name="cells"
@@ -114,9 +114,9 @@ def encode(hp, images):
 
 
 def write(layer, words, hidden_state, cells):
-    """Reads a word (B,) and looks at the cells: logits (B, V), next state (B, units), where it looked (B, cells).
+    """Reads a word (B,) and attends to the cells: logits (B, V), next state (B, units), attention (B, cells).
 
-    layer: from a name to the layer.
+    layer: a function from a layer's name to the layer.
     """
     word = layer("words")(words)
     query = layer("query")(ops.concatenate([word, hidden_state], axis=-1))[:, None]  # (B, 1, units)
@@ -161,7 +161,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test images whose whole caption is right, also by their number of digits; the baseline's."""
+    """The share of test images whose whole caption is right, overall and by number of digits, and the baseline's."""
     results = {}
     for split, name in (("test", ""), ("test_unseen", "_unseen_pairs")):
         images, captions = read(split, hp["examples"])
@@ -175,7 +175,7 @@ def evaluate(model, hp):
 
 
 def nearest_captions(hp, images):
-    """The baseline: for each image the caption of the nearest training image, both at a quarter of their side."""
+    """The baseline: for each image the caption of the nearest training image, both scaled down to a quarter."""
     known, captions = read("train", hp["examples"])
     small, known_small = (each.reshape(-1, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(-1, 256) for each in (images, known))
     nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(known_small)
@@ -183,7 +183,7 @@ def nearest_captions(hp, images):
 
 
 def caption(model, images):
-    """Says in words what images (N, 64, 64, 1), uint8, show, each time the likeliest word: a list of str."""
+    """Describes images (N, 64, 64, 1), uint8, in words, always writing the likeliest one: a list of str."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, 64, 64, 1), tf.uint8)])
     def write_all(images):
@@ -206,7 +206,7 @@ def see(model, images):
 
 
 def attention_maps(model, image, words):
-    """Where the decoder looked in an image (64, 64, 1) before it wrote each of `words`: (words, 8, 8)."""
+    """What the decoder attended to in an image (64, 64, 1) before it wrote each of `words`: (words, 8, 8)."""
     cells, hidden_state = see(model, image[None])
     maps = []
     for word in ["<start>", *words[:-1]]:
@@ -217,7 +217,7 @@ def attention_maps(model, image, words):
 
 
 def show(model, hp):
-    """Attention in images of the shortest to the longest caption, with pairs unseen in training, and wrong captions."""
+    """Attention on images with a short, a medium and a long caption, pairs unseen in training, and wrong captions."""
     images, captions = read("validation_unseen", hp["examples"])
     written = caption(model, images)
     panels, titles = np.ones((3, LENGTH, 64, 64, 3)), np.full((3, LENGTH), "", dtype=object)
@@ -226,7 +226,7 @@ def show(model, hp):
         words = [*written[index].split(), "<end>"][:LENGTH]
         maps = attention_maps(model, images[index], words)
         scale = 64 // maps.shape[1]
-        # A third of the attention is full colour; it lies on the image like a filter on a lens.
+        # A third of the attention already gives full colour; it tints the image like a filter on a lens.
         opacity = np.minimum(1.0, 3.0 * maps).repeat(scale, axis=1).repeat(scale, axis=2)[..., None]
         paper = 0.95 - 0.95 * images[index] / 255
         panels[row, : len(words)] = paper * (1 - opacity * (1 - np.array(to_rgb(VALIDATION))))

@@ -1,21 +1,21 @@
-"""A GRU reads three weeks of ETTh1, a day at each step, and forecasts the next 96 hours of all seven curves.
+"""A GRU reads three weeks of ETTh1, one day per step, and forecasts the next 96 hours of all seven curves.
 
 Result    mse 0.3566 ± 0.0003 over 3 seeds, 2.1 minutes a run (1.5 of CPU) on 1 core
-Baseline  least squares from the same look-back; and two that learn nothing: the last hour, or the last day, repeated
-Published MSE 0.375, DLinear, which looks back 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
+Baseline  least squares on the same look-back; beside it two that learn nothing: the last hour or last day, repeated
+Published MSE 0.375, DLinear with a look-back of 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
           Effective for Time Series Forecasting?, 2022, https://arxiv.org/abs/2205.13504)
 Paper     Lin, Lin, Wu, Zhao, Mo, Zhang: SegRNN, 2023, https://arxiv.org/abs/2308.11200. From there the segments as time
           steps, and the last hour taken away; but one Dense layer writes all hours at once, where SegRNN's GRU makes
           a step for every segment. The autoregressive variant is what the paper calls recurrent multi-step forecasting.
-Answers   Does a recurrent network beat a linear map, and both the last day repeated? Is it better to write all hours
-          at once, or day after day, reading one's own forecast? How much does each further day ahead cost? What
-          does it bring to take the window's level away, and to look back further?
+Answers   Does a recurrent network beat a linear map, and do both beat repeating the last day? Is it better to forecast
+          all hours at once, or day by day from its own forecasts? How much does each further day ahead cost? What
+          is gained by subtracting the window's level, and by looking back further?
 
     python -m recipes.recurrent.forecasting
     python -m recipes.recurrent.forecasting --set cell=lstm look_back=720
 
-Splits of 12, 4 and 4 months, curves standardised by the training split alone, and all seven curves in every figure
-are the usual ones. Every window of the test split counts once, 2,785 in all; code that evaluates full batches alone
+The setting is the usual one: splits of 12, 4 and 4 months, curves standardised by the training split alone, and all
+seven in every figure. Every window of the test split counts once, 2,785 in all; code that evaluates only full batches
 drops the last ones, which changes the figure (Qiu et al.: TFB, 2024, https://arxiv.org/abs/2403.20150).
 """
 
@@ -64,17 +64,17 @@ def configure(hp):
     hp.Choice("segment", [6, 12, 24], default=24)  # Hours in one step of the recurrent network.
     hp.Choice("cell", ["gru", "lstm"], default="gru")
     hp.Choice("decoder", ["direct", "autoregressive"], default="direct")  # All hours at once, or segment by segment.
-    hp.Boolean("subtract_last", default=True)  # Forecast the difference to the last hour: levels drift over the year.
+    hp.Boolean("subtract_last", default=True)  # Forecast the difference from the last hour: levels drift over the year.
     hp.Int("units", 8, 512, step=8, default=128)
     hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the state, before the output.
-    hp.Choice("loss", ["mae", "mse"], default="mae")  # The absolute error lets outliers pull less.
+    hp.Choice("loss", ["mae", "mse"], default="mae")  # Outliers weigh less in the absolute error.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("clip_norm", 0.1, 10.0, sampling="log", default=1.0)
     return hp
 
 
 def build_model(hp):
-    """From what was (B, look_back, 7) to the forecast (B, 96, 7): one network for all curves, one curve at a time."""
+    """From the past (B, look_back, 7) to the forecast (B, 96, 7): one network for all curves, one curve at a time."""
     look_back, segment, units = hp["look_back"], hp["segment"], hp["units"]
     recurrent = {"gru": layers.GRU, "lstm": layers.LSTM}[hp["cell"]](units, return_state=True, name="recurrent")
     embedding = layers.Dense(units, activation="relu", name="segment_embedding")
@@ -88,7 +88,7 @@ def build_model(hp):
 
     write = layers.Dense(HORIZON if hp["decoder"] == "direct" else segment, name="forecast")
     written = [write(dropout(output))]
-    # It learns as it will be used, from its own forecasts: with the true ones it would never see its own errors.
+    # It is trained as it will be used, on its own forecasts: with the true values it would never see its own errors.
     for _ in range(HORIZON // write.units - 1):
         step = ops.expand_dims(embedding(written[-1]), axis=1)  # (B * 7, 1, units)
         output, *states = recurrent(step, initial_state=states)
@@ -102,9 +102,9 @@ def build_model(hp):
 
 @functools.cache
 def read(split, examples, look_back):
-    """A split's hours in order of time, (hours, 7), float32, in the units of the file.
+    """A split's hours in chronological order, (hours, 7), float32, in the units of the file.
 
-    For validation and test the last `look_back` hours of the split before come first.
+    For validation and test, the last `look_back` hours of the preceding split come first.
     """
     hours = tfds.load(etth1.Builder.name, split=SPLITS[split]).take(examples)
     if split in BEFORE:
@@ -114,7 +114,7 @@ def read(split, examples, look_back):
 
 
 def windows(hp, split):
-    """Every window of a split, an hour apart, standardised: what was (N, look_back, 7), what came (N, 96, 7)."""
+    """Every window of a split, one hour apart, standardised: the past (N, look_back, 7), the future (N, 96, 7)."""
     train_hours, hours = (read(part, hp["examples"], hp["look_back"]) for part in ("train", split))
     hours = (hours - train_hours.mean(axis=0)) / train_hours.std(axis=0)
     views = np.lib.stride_tricks.sliding_window_view(hours, hp["look_back"] + HORIZON, axis=0).swapaxes(1, 2)
@@ -122,7 +122,7 @@ def windows(hp, split):
 
 
 def load_data(hp, split):
-    """Batches of what was (B, look_back, 7) and what came (B, 96, 7), standardised."""
+    """Batches of the past (B, look_back, 7) and the future (B, 96, 7), standardised."""
     dataset = tf.data.Dataset.from_tensor_slices(windows(hp, split))
     if split == "train":
         dataset = shuffle(dataset)
@@ -144,7 +144,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Errors on every window of the test split, of standardised curves, and those of the baselines."""
+    """Errors of the network and the baselines on every window of the test split, on standardised curves."""
     history, future = windows(hp, "test")
     errors = {name: answer - future for name, answer in forecasts(model, hp, history).items()}
     by_day = np.mean(errors["network"].reshape(len(future), -1, 24, len(VARIABLES)) ** 2, axis=(0, 2, 3))
@@ -177,7 +177,7 @@ def forecasts(model, hp, history):
 def forecast(model, hours, scale):
     """Forecasts the 96 hours after the last one: (96, 7), in the units of the file.
 
-    hours: what was, (look_back or more, 7), in the units of the file, in the order of VARIABLES.
+    hours: the past, (look_back or more, 7), in the units of the file, in the order of VARIABLES.
     scale: path of scale.csv.
     """
     look_back = model.input_shape[1]
@@ -189,14 +189,14 @@ def forecast(model, hours, scale):
 
 
 def assets(hp):
-    """What standardises the curves, as `forecast` wants it."""
+    """The mean and deviation that standardise the curves, for `forecast`."""
     hours = read("train", hp["examples"], hp["look_back"])
     rows = zip(VARIABLES, hours.mean(axis=0), hours.std(axis=0))
     return {"scale.csv": "\n".join(["variable,mean,deviation", *(f"{name},{m},{d}" for name, m, d in rows)])}
 
 
 def show(model, hp):
-    """A typical forecast of one curve beside the baselines', and the error by hours ahead, both of validation."""
+    """A typical forecast of one curve beside the baselines', and the error by hours ahead, both on validation."""
     history, future = windows(hp, "validation")
     answers = forecasts(model, hp, history)
     errors = {name: np.mean((answer - future) ** 2, axis=2) for name, answer in answers.items()}  # (N, 96)

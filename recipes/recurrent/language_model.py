@@ -1,14 +1,14 @@
-"""A recurrent network reads tiny_shakespeare character by character and learns to write on.
+"""A recurrent network reads tiny_shakespeare character by character and learns to continue it.
 
 Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 of CPU) on 1 core
 Baseline  an interpolated 5-gram, counted on the same text and scored the same way
 Published 1.4697 nats per character on validation and test together: nanoGPT's GPU setting for
           shakespeare_char, scored on random crops (https://github.com/karpathy/nanoGPT)
 Paper     Graves, Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850;
-          here one layer in place of seven, a hundredth of the text, and dropout against overfitting
-Answers   What is it worth to carry the state from window to window, in training and in use?
+          here one layer instead of seven, a hundredth of the text, and dropout against overfitting
+Answers   What is gained by carrying the state from window to window, in training and in use?
           How far back does the network remember? Which characters surprise it?
-          What do temperature and beam search do to the text that it writes?
+          What do temperature and beam search do to the text it writes?
 
     python -m recipes.recurrent.language_model
     python -m recipes.recurrent.language_model --set cell=lstm --seed 1
@@ -37,34 +37,34 @@ PROMISE = {
 }
 TINY = {"examples": 1010, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
 VARIANTS = {"stateless": {"stateful": False}}
-PINNED = ("stateful",)  # Validation, too, would start every window from zeros.
+PINNED = ("stateful",)  # Without it, validation too would start every window from zeros.
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
-# A character's id is its place here; every other character is read as a space.
+# A character's id is its index here; any other character is read as a space.
 VOCABULARY = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 START = "\n"  # What the first character of a text is predicted from.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # characters read of each split
+    hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # characters read from each split at most
     hp.Int("epochs", 1, 40, default=8)
-    hp.Int("streams", 1, 256, default=32)  # places read side by side, a row each; 64 would halve the updates
-    hp.Int("steps", 10, 400, default=100)  # characters between two updates: as far back as a gradient reaches
+    hp.Int("streams", 1, 256, default=32)  # places read in parallel, one per row; 64 would halve the updates
+    hp.Int("steps", 10, 400, default=100)  # characters between two updates: how far back a gradient reaches
     hp.Choice("cell", ["gru", "lstm"], default="gru")
     hp.Int("units", 8, 1024, default=640)
     hp.Int("embedding", 8, 512, default=64)  # as wide as one-hot codes of the 65 characters
     hp.Boolean("stateful", default=True)  # False: every window starts from a state of zeros
-    hp.Float("dropout", 0.0, 0.7, default=0.4)  # 0.5 for one epoch more is no better on validation
+    hp.Float("dropout", 0.0, 0.7, default=0.4)  # 0.5 with one more epoch is no better on validation
     hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=4e-3)  # the peak, after 5% of the updates
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=0.1)  # nanoGPT's, better than a tenth of it
     return hp
 
 
 def build_model(hp):
-    """Characters (streams, steps) to logits (streams, steps, V); a window starts with the states after the last one."""
+    """Characters (streams, steps) to logits (streams, steps, V); a window starts from the states after the last one."""
     cell = {"lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
-    # Keras's default of 0.05 would leave the input unheard beside the recurrent part for the first thousand steps.
+    # With Keras's default of 0.05 the recurrent part would drown out the input for the first thousand steps.
     unit_scale = keras.initializers.RandomNormal(stddev=1.0)
     characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
     hidden = layers.Embedding(len(VOCABULARY), hp["embedding"], unit_scale, name="embedding")(characters)
@@ -83,7 +83,7 @@ def build_model(hp):
 def for_inference(model):
     """The same weights, the states outside: [characters (N, T), *states (N, units)] to [logits (N, T, V), *states]."""
     cell = model.get_layer("recurrent").cell
-    characters = keras.Input((None,), dtype="int32", name="shifted_characters")  # One place before their targets.
+    characters = keras.Input((None,), dtype="int32", name="shifted_characters")  # Each one place before its target.
     states = [keras.Input((units,)) for units in keras.tree.flatten(cell.state_size)]  # An LSTM has two.
     recurrent = layers.RNN(cell, return_sequences=True, return_state=True)
     hidden, *last_states = recurrent(model.get_layer("embedding")(characters), initial_state=states)
@@ -106,8 +106,8 @@ def encode(text, vocabulary=VOCABULARY):
 def load_data(hp, split, streams=None):
     """Batches of (characters, next characters, weights), each (streams, steps); batch t + 1 continues every row of t.
 
-    Every character is a target once; the last rows are padded on the right, with weights of 0. Train is a ring, cut
-    open at another place in every epoch, so that neither streams nor windows end where they did before.
+    Every character is a target once; the last rows are padded on the right, with weights of 0. The training text is a
+    ring, cut open at a different place in every epoch, so that neither streams nor windows end where they did before.
     """
     text, streams, steps = load_text(hp, split), streams or hp["streams"], hp["steps"]
     padding = -len(text) % (streams * steps)
@@ -126,7 +126,7 @@ def load_data(hp, split, streams=None):
 
 
 class ResetStates(keras.callbacks.Callback):
-    """Zeros the states before every epoch and every validation, which would else read on where training stopped."""
+    """Resets the states before every epoch and validation, which would otherwise read on where training stopped."""
 
     def on_epoch_begin(self, *_):
         self.model.get_layer("recurrent").reset_state()
@@ -149,9 +149,9 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Nats per character: each is predicted once, from all that precede it in its split; the first one from START."""
+    """Nats per character: each is predicted once, from all those before it in its split; the first one from START."""
     validation, test = (surprise(model, load_data(hp, split, streams=1))[0] for split in ("validation", "test"))
-    from_zeros, _ = surprise(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # One window a row.
+    from_zeros, _ = surprise(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # One window per row.
     return {
         "test_nats": float(np.nanmean(test)),
         "test_perplexity": float(np.exp(np.nanmean(test))),
@@ -163,7 +163,7 @@ def evaluate(model, hp):
 
 
 def surprise(model, batches, states=None):
-    """The nats of every character (streams, T), NaN for padding, and the last states; the first ones are zeros."""
+    """The nats of every character (streams, T), NaN for padding, and the last states; the default start is zeros."""
     nats, rows = [], batches.element_spec[0].shape[0]
     states = states or [np.zeros((rows, each.shape[-1]), "float32") for each in model.inputs[1:]]
     for characters, targets, weights in batches:
@@ -174,7 +174,7 @@ def surprise(model, batches, states=None):
 
 
 def ngram_surprise(train_text, text, order=5):
-    """The baseline: the nats of every character of `text` under n-grams of `train_text`, from 1 to `order`.
+    """The baseline: the nats of every character of `text` under n-grams of `train_text`, n from 1 to `order`.
 
     An estimate is (count + kinds * shorter n-gram's estimate) / (total + kinds), where `kinds` is how many different
     characters followed the context (Witten and Bell, 1991). Order 5 is the best on validation.
@@ -192,7 +192,7 @@ def ngram_surprise(train_text, text, order=5):
 
 
 def generate(model, vocabulary, prompt, length, temperature=None):
-    """Continues the prompt: drawn at a temperature or, without one, the likeliest text that a beam of 5 finds.
+    """Continues the prompt: sampled at a temperature or, without one, the likeliest text that a beam of 5 finds.
 
     vocabulary: the text of vocabulary.txt; any other character of the prompt is read as a space.
     """
@@ -219,12 +219,12 @@ def assets(hp):
 
 
 def show(model, hp):
-    """Text at three temperatures and by beam search; what a passage's characters cost, and what memory saves."""
+    """Text at three temperatures and by beam search; the nats of a passage's characters, and what memory saves."""
     how = {"temperature 0.3": 0.3, "temperature 0.7": 0.7, "temperature 1.0": 1.0, "beam search": None}
     texts = {name: generate(model, VOCABULARY, "ROMEO:\n", 400, each) for name, each in how.items()}
     batches = load_data(hp, "validation", streams=256)
     from_zeros, states = surprise(model, batches)
-    # The same rows again, each from where the row before it ended.
+    # The same rows again, each from the state in which the row before it ended.
     carried, _ = surprise(model, batches, [np.pad(state[:-1], ((1, 0), (0, 0))) for state in states])
 
     picture, (passage, memory) = new(9, 7, rows=2, height_ratios=(3, 2))

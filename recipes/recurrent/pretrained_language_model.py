@@ -1,13 +1,13 @@
-"""An LSTM that has learned to predict the next word of film reviews needs fewer labels to tell the good from the bad.
+"""An LSTM pretrained to predict the next word of film reviews needs fewer labels to tell positive from negative ones.
 
 Result    accuracy 0.875 with one seed, 21.4 minutes a run (14.9 of CPU) on 1 core
 Baseline  TF-IDF of words and pairs of words with logistic regression, on the same labelled reviews
 Published 0.9276 with 25,000 labels, SA-LSTM of Dai and Le: 1,024 units, pretrained on three times the text
 Paper     Dai, Le: Semi-supervised Sequence Learning, 2015, https://arxiv.org/abs/1511.01432. Here one small layer reads
-          the text of the training reviews alone and learns from a sampled softmax; pooled states, discriminative rates
+          only the text of the training reviews and learns with a sampled softmax; pooled states, discriminative rates
           and gradual unfreezing are those of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146.
 Answers   Up to how many labels does a pretrained language model help? What does fine-tuning add to frozen features?
-          How many labels is pretraining worth? Do rates that shrink with depth help, and thawing layer by layer?
+          How many labels is pretraining worth? Do rates that shrink with depth help, and does gradual unfreezing?
 
     python -m recipes.recurrent.pretrained_language_model
     python -m recipes.recurrent.pretrained_language_model --set labels=500 rate_decay=2.6
@@ -38,7 +38,7 @@ TINY = {"examples": 70, "labels": 100, "vocabulary_size": 5_000, "units": 32, "l
         "gradual_unfreezing": True}  # fmt: skip
 VARIANTS = {"rates that shrink with depth": {"rate_decay": 2.6}, "gradual unfreezing": {"gradual_unfreezing": True}}
 PINNED = ("labels", "language_model_epochs", "passes", "least_steps", "head_steps")
-# Ten thousand test reviews tell twelve accuracies apart well enough, in less than half the time of all.
+# Ten thousand test reviews tell twelve accuracies apart well enough, in less than half the time that all take.
 SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test[:10000]"}
 
 LABELS = (100, 500, 2500, 22_500)
@@ -49,23 +49,23 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 22_500, default=22_500)  # Read from each split at most.
     hp.Choice("labels", LABELS, default=22_500)  # At most; all smaller counts are tried too.
-    hp.Int("vocabulary_size", 5_000, 50_000, step=5_000, default=20_000)  # All other words are one, the unknown.
+    hp.Int("vocabulary_size", 5_000, 50_000, step=5_000, default=20_000)  # All other words become one, the unknown.
     hp.Choice("embedding_size", [32, 64, 128, 256], default=128)
     hp.Choice("units", [32, 64, 128, 256, 512], default=128)
     hp.Int("window", 16, 256, step=16, default=64)  # Words that the language model reads at a time.
-    hp.Int("negatives", 1, 32, default=8)  # Wrong words that each window brings; its whole batch shares them.
+    hp.Int("negatives", 1, 32, default=8)  # Wrong words drawn for each window; its whole batch shares them.
     hp.Int("language_model_epochs", 1, 10, default=2)
     hp.Float("language_model_rate", 1e-4, 2e-2, sampling="log", default=4e-3)
-    hp.Int("length", 50, 400, step=10, default=160)  # Of a longer review the classifier reads the last words.
+    hp.Int("length", 50, 400, step=10, default=160)  # Of a longer review, the classifier reads the last words.
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)
     hp.Int("passes", 1, 10, default=2)  # Over the labelled reviews, for fine-tuning and from scratch alike.
-    hp.Int("least_steps", 2, 1000, default=100)  # With few labels that takes more passes.
-    hp.Int("head_steps", 10, 5000, default=700)  # Of the head alone, over features that were computed once.
+    hp.Int("least_steps", 2, 1000, default=100)  # With few labels, that takes more passes.
+    hp.Int("head_steps", 10, 5000, default=700)  # Of the head alone, on features computed once.
     hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=6e-3)  # Of whatever starts from random weights.
     hp.Float("head_rate", 1e-4, 1e-1, sampling="log", default=3e-3)
-    hp.Float("fine_tuning_rate", 1e-5, 2e-2, sampling="log", default=6e-3)  # Of the head, and of all without decay.
+    hp.Float("fine_tuning_rate", 1e-5, 2e-2, sampling="log", default=6e-3)  # Of the head; without decay, of all layers.
     hp.Float("rate_decay", 1.0, 10.0, default=1.0)  # From layer to layer; 2.6 in Howard and Ruder 2018, section 3.3.
-    hp.Boolean("gradual_unfreezing", default=False)  # Thaw the LSTM first, the embedding in a second fit only.
+    hp.Boolean("gradual_unfreezing", default=False)  # Unfreeze the LSTM first, the embedding only in a second fit.
     hp.Float("word_dropout", 0.0, 0.7, default=0.2)  # Share of the words that a training step doesn't see.
     hp.Float("dropout", 0.0, 0.7, default=0.4)  # Of the features, before the head.
     return hp
@@ -85,7 +85,7 @@ def build_model(hp, name="classifier"):
     mean = layers.GlobalAveragePooling1D()(hidden_states, mask=mask)
     maximum = ops.max(ops.where(mask[..., None], hidden_states, -1.0), axis=1)  # States lie between -1 and 1.
     features = layers.Concatenate(name="features")([last_state, mean, maximum])  # (B, 3 units)
-    hidden = layers.BatchNormalization(momentum=0.9)(features)  # They differ much in scale.
+    hidden = layers.BatchNormalization(momentum=0.9)(features)  # They differ widely in scale.
     hidden = layers.Dropout(hp["dropout"])(hidden)
     model = keras.Model(tokens, layers.Dense(1, activation="sigmoid", name="positive")(hidden), name=name)
     model.compile(DiscriminativeAdam(hp["learning_rate"], 1.0, model), "binary_crossentropy", metrics=["accuracy"])
@@ -93,7 +93,7 @@ def build_model(hp, name="classifier"):
 
 
 class DiscriminativeAdam(keras.optimizers.Adam):
-    """Adam whose rate is `decay` times lower for the LSTM than for the head, and again for the embedding."""
+    """Adam whose rate is `decay` times lower for the LSTM than for the head, and lower again for the embedding."""
 
     def __init__(self, learning_rate, decay, model):
         super().__init__(learning_rate, clipnorm=1.0)
@@ -101,14 +101,14 @@ class DiscriminativeAdam(keras.optimizers.Adam):
         layer_names = {variable.value.ref(): variable.path.split("/")[0] for variable in model.trainable_variables}
         self.factors = {reference: decay ** -depths.get(name, 0) for reference, name in layer_names.items()}
 
-    def update_step(self, gradient, variable, learning_rate):  # Keras hands over the variable's bare value.
+    def update_step(self, gradient, variable, learning_rate):  # Keras passes the variable's raw value.
         super().update_step(gradient, variable, learning_rate * self.factors[variable.ref()])
 
 
 def build_language_model(hp, classifier):
     """The classifier's LSTM with a sampled softmax: logits (B, T, 1 + candidates) of the true word and of wrong ones.
 
-    A batch shares its candidates. Since they are drawn as often as words occur, q(w), a logit estimates log p(w | words
+    A batch shares its candidates. As these are drawn by word frequency, q(w), a logit estimates log p(w | words
     before) - log q(w), and `perplexity` adds log q(w) (Bengio, Senecal 2008, https://doi.org/10.1109/TNN.2007.912312).
     """
     following, wrong = (keras.Input((None,), dtype="int32", name=name) for name in ("following", "wrong"))
@@ -135,14 +135,14 @@ def read(split, examples):
 
 
 def clean(texts):
-    """Leaves of texts (N,) what words are made of, a-z, 0-9 and ', and sets . , ! and ? apart as words of their own."""
+    """Reduces texts (N,) to what words are made of, a-z, 0-9 and ', and . , ! and ? as words of their own."""
     texts = tf.strings.regex_replace(tf.strings.lower(texts), r"<br />|[^a-z0-9'!?.,]", " ")
     return tf.strings.regex_replace(texts, r"[!?.,]", r" \0 ")
 
 
 @functools.cache
 def vectorizer(examples, size):
-    """From clean texts to tokens: 0 = padding, 1 = unknown, 2 = a beginning, then the commonest words of training."""
+    """From clean texts to tokens: 0 = padding, 1 = unknown, 2 = the start, then the commonest words in training."""
     words, _, counts = tf.unique_with_counts(tf.strings.split(read("train", examples)[0]).values)
     commonest = words.numpy()[np.argsort(-counts.numpy(), kind="stable")[: size - 3]]
     known = ["<start>", *map(bytes.decode, commonest)]
@@ -156,13 +156,13 @@ def encoded(split, examples, vocabulary_size):
 
 
 def cut_windows(hp, split):
-    """The split's reviews as one text, in windows that overlap by a word: (N, window + 1)."""
+    """The split's reviews as one text, in windows that overlap by one word: (N, window + 1)."""
     text = encoded(split, hp["examples"], hp["vocabulary_size"]).values.numpy()
     return np.lib.stride_tricks.sliding_window_view(text, hp["window"] + 1)[:: hp["window"]]
 
 
 def load_text(hp):
-    """Batches of words (B, T), the next ones (B, T), wrong ones (B, negatives); and 0 (B, T), the true word's place."""
+    """Batches of words (B, T), the next ones (B, T), wrong ones (B, negatives); and 0 (B, T), the true word's index."""
     windows = cut_windows(hp, "train")
     wrong = np.random.default_rng(0).choice(windows.ravel(), (len(windows), hp["negatives"]))
     examples = (windows[:, :-1], windows[:, 1:], wrong), np.zeros((len(windows), hp["window"]), "int32")
@@ -173,8 +173,8 @@ def load_text(hp):
 def load_data(hp, split, labels=None, reader=None):
     """Batches of words (B, T), int32, 0 = padding on the right, and labels (B,), 1 = positive.
 
-    labels: keep so many reviews, the first in the official order; None keeps all.
-    reader: a model that reads the words once and for all; its outputs take their place.
+    labels: keep this many reviews, the first in the official order; None keeps all.
+    reader: a model that reads the words once and for all; its outputs replace them.
     """
     tokens = encoded(split, hp["examples"], hp["vocabulary_size"])[:labels, -hp["length"] :].to_tensor().numpy()
     inputs = tokens if reader is None else reader.predict(tokens, batch_size=256, verbose=0)
@@ -184,9 +184,9 @@ def load_data(hp, split, labels=None, reader=None):
 
 
 def train(hp, seed, callbacks=()):
-    """Trains from `seed`; returns the models by name, as "model" the one fine-tuned with most labels."""
+    """Trains from `seed`; returns the models by name, the one fine-tuned with the most labels as "model"."""
     keras.utils.set_random_seed(seed)
-    options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # What loads the data did.
+    options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # Loading the data did.
 
     def fit(model, peak, batches, validation, rate_decay=1.0):
         model.compile(DiscriminativeAdam(peak, rate_decay, model), "binary_crossentropy", metrics=["accuracy"])
@@ -221,7 +221,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp, split="test"):
-    """The share of reviews that every model and TF-IDF get right, and the language model's perplexity."""
+    """The share of reviews that each model and TF-IDF classify correctly, and the language model's perplexity."""
     classifiers = [model for name, model in models.items() if name != "language-model"]
     batches = load_data(hp, split)
     results = {each.name: each.evaluate(batches, verbose=0, return_dict=True)["accuracy"] for each in classifiers}
@@ -240,7 +240,7 @@ def tfidf(examples, labels):
 
 
 def perplexity(language_model, hp, split):
-    """exp(mean loss of a word), over all of the vocabulary, on the first ten thousand words of a split."""
+    """exp(mean loss per word), over the whole vocabulary, on the first ten thousand words of a split."""
     counts = np.bincount(cut_windows(hp, "train").ravel(), minlength=hp["vocabulary_size"]).astype("float32") + 1
     prediction, embedding = (language_model.get_layer(name) for name in ("prediction", "embedding"))
     logits = ops.matmul(prediction.output, ops.transpose(embedding.embeddings)) + np.log(counts / counts.sum())
@@ -257,13 +257,13 @@ def classify(model, texts, words):
 
 
 def assets(hp):
-    """The vocabulary, one word a line, as `classify` wants it."""
+    """The vocabulary, one word per line, as `classify` expects it."""
     known = vectorizer(hp["examples"], hp["vocabulary_size"])
     return {"vocabulary.txt": "\n".join(known.get_vocabulary(include_special_tokens=False))}
 
 
 def show(models, hp):
-    """Validation accuracy against the number of labels, for the three ways to learn from them and for TF-IDF."""
+    """Validation accuracy against the number of labels, for the three strategies and for TF-IDF."""
     results = evaluate(models, hp, "validation")
     counts = LABELS[: LABELS.index(hp["labels"]) + 1]
     picture, ax = new()

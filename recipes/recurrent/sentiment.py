@@ -1,15 +1,15 @@
-"""A bidirectional LSTM beside a bag of word pairs tells the positive reviews of imdb_reviews from the negative ones.
+"""A bidirectional LSTM beside a bag of word pairs classifies the reviews of imdb_reviews as positive or negative.
 
 Result    accuracy 0.9038 ± 0.0010 over 3 seeds, 6.2 minutes a run (5.0 of CPU) on 1 core
 Baseline  TF-IDF of words and pairs of words with logistic regression, on the same training reviews
 Published 0.9056, fastText with pairs of words: https://github.com/keras-team/keras/blob/2.3.1/examples/imdb_fasttext.py
 Paper     Zhou, Sun, Liu, Lau: A C-LSTM Neural Network for Text Classification, 2015, https://arxiv.org/abs/1511.08630,
-          a convolution of three words before the LSTM. Here a step of the LSTM reads the maximum of four such triples,
-          so that it has a quarter of the steps; it reads in two directions and is pooled over time (Johnson, Zhang,
-          2016, https://arxiv.org/abs/1602.02373), and the bag of pairs of fastText stands beside it.
+          a convolution over three words before the LSTM. Here each LSTM step reads the maximum of four such triples,
+          so that it takes a quarter of the steps; it reads in both directions and is pooled over time (Johnson, Zhang,
+          2016, https://arxiv.org/abs/1602.02373), and fastText's bag of pairs is added.
 Answers   What does padding do to a recurrent network when the mask is left out? How much faster are batches of reviews
-          of like length? Does the order of the words tell more than their pairs do? How far does a validation set
-          flatter that shares films with the training set?
+          of similar length? Does word order tell more than word pairs do? By how much does accuracy come out too high
+          on a validation set that shares films with the training set?
 
     python -m recipes.recurrent.sentiment
     python -m recipes.recurrent.sentiment --set cell=gru bidirectional=False
@@ -42,13 +42,13 @@ VARIANTS = {
     "recurrent layers alone": {"pairs": False},
     "mask off": {"mask": False},
     "bucketing off": {"bucketing": False},
-    "mask and bucketing off": {"mask": False, "bucketing": False},  # Here more of a batch is padding than words.
+    "mask and bucketing off": {"mask": False, "bucketing": False},  # Here a batch has more padding than words.
 }
-PINNED = ("bucketing",)  # Without it a trial takes twice as long.
-# The reviews carved from train share films with it, so their accuracy flatters; `evaluate` measures by how much.
+PINNED = ("bucketing",)  # Without it, a trial takes twice as long.
+# Reviews held out from train share films with it, so accuracy on them is too high; `evaluate` measures by how much.
 SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test"}
 
-STRIDE = 4  # Words that a step of the recurrent layers reads.
+STRIDE = 4  # Words per step of the recurrent layers.
 
 
 def configure(hp):
@@ -56,21 +56,21 @@ def configure(hp):
     hp.Int("examples", 64, 25_000, default=25_000)  # Read from each split at most.
     hp.Int("epochs", 1, 12, default=3)
     hp.Choice("batch_size", [32, 64, 128], default=64)
-    hp.Int("vocabulary_size", 1_000, 50_000, step=1_000, default=20_000)  # A word seen 9 times has its place.
-    hp.Int("length", 100, 1_000, step=100, default=800)  # Of a longer review the last words.
+    hp.Int("vocabulary_size", 1_000, 50_000, step=1_000, default=20_000)  # Room for every word seen 9 times.
+    hp.Int("length", 100, 1_000, step=100, default=800)  # Of a longer review, the last words are read.
     hp.Boolean("bucketing", default=True)  # Batches of reviews of similar length, so that little of them is padding.
-    hp.Boolean("mask", default=True)  # False takes padding for a word: the mistake that a variant measures.
+    hp.Boolean("mask", default=True)  # False reads padding as words: a mistake whose cost a variant measures.
     hp.Choice("cell", ["simple", "lstm", "gru"], default="lstm")
     hp.Boolean("bidirectional", default=True)
     hp.Int("layers", 1, 3, default=1)
     hp.Choice("units", [32, 64, 96, 128], default=64)  # Per direction.
     hp.Choice("embedding_size", [32, 64, 96, 128], default=64)
-    hp.Choice("filters", [64, 128, 256], default=128)  # Of three words each.
-    hp.Boolean("pairs", default=True)  # False leaves the verdict to the recurrent layers.
-    hp.Choice("pair_buckets", [2**12, 2**16, 2**18, 2**19, 2**20], default=2**19)  # Places in the table of pairs.
+    hp.Choice("filters", [64, 128, 256], default=128)  # Each over three words.
+    hp.Boolean("pairs", default=True)  # False leaves the verdict to the recurrent layers alone.
+    hp.Choice("pair_buckets", [2**12, 2**16, 2**18, 2**19, 2**20], default=2**19)  # Rows in the table of pairs.
     hp.Choice("pair_embedding_size", [4, 8, 16, 32], default=16)
     hp.Float("word_dropout", 0.0, 0.7, default=0.3)  # Share of the words that a training step doesn't see.
-    hp.Float("pair_dropout", 0.0, 0.7, default=0.5)  # And of the pairs.
+    hp.Float("pair_dropout", 0.0, 0.7, default=0.5)  # The same for pairs.
     hp.Float("dropout", 0.0, 0.7, default=0.5)  # Before the output.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=1e-2)
@@ -81,17 +81,17 @@ def build_model(hp):
     """Recurrent layers over a convolution of the words, beside a bag of pairs: tokens (B, T) to probability (B, 1)."""
     cell = {"simple": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    # The last step must have all its words whatever T is, or more padding would move the limits of all steps.
+    # The last step needs all its words whatever T is, or more padding would shift the borders between steps.
     padded = ops.pad(tokens, ((0, 0), (0, STRIDE - 1)))
     mask = ops.not_equal(padded, 0) if hp["mask"] else ops.ones_like(padded, dtype="bool")  # True = a word
     real = mask[..., None]  # (B, T, 1)
 
     embedded = layers.Embedding(hp["vocabulary_size"], hp["embedding_size"])(padded)  # (B, T, embedding)
-    # One draw for all channels of a word: whole words vanish, so that no single one can carry the verdict.
+    # One draw for all channels of a word: whole words are dropped, so that no single one can carry the verdict.
     embedded = layers.Dropout(hp["word_dropout"], noise_shape=(None, None, 1))(embedded)
     embedded = ops.where(real, embedded, 0.0)
     triples = layers.Conv1D(hp["filters"], 3, padding="same", activation="relu")(embedded)
-    # A rectified triple is never below 0, so that 0 in place of padding is never above the maximum of a step.
+    # After ReLU no triple is below 0, so 0 in place of padding never exceeds the maximum of a step.
     hidden_states = layers.MaxPooling1D(STRIDE)(ops.where(real, triples, 0.0))  # (B, S, filters), S = T / STRIDE
     step_mask = mask[:, : 1 - STRIDE : STRIDE]  # (B, S): a step is real if its first word is
     for _ in range(hp["layers"]):
@@ -102,7 +102,7 @@ def build_model(hp):
     real_step = step_mask[..., None]
     count = ops.maximum(ops.sum(ops.cast(real_step, "float32"), axis=1), 1.0)  # (B, 1), steps, at least 1
     mean = ops.sum(ops.where(real_step, hidden_states, 0.0), axis=1) / count
-    # States lie between -1 and 1, so that -1 in place of padding is never above the maximum over the steps.
+    # States lie between -1 and 1, so -1 in place of padding never exceeds the maximum over the steps.
     maximum = ops.max(ops.where(real_step, hidden_states, -1.0), axis=1)
 
     pairs = [bag_of_pairs(hp, padded, mask)] if hp["pairs"] else []
@@ -119,9 +119,9 @@ def build_model(hp):
 
 
 def bag_of_pairs(hp, tokens, mask):
-    """Tokens and mask (B, T) to the sum of the embeddings of their different pairs of neighbours (B, pair embedding).
+    """Tokens and mask (B, T) to the sum of the embeddings of their distinct pairs of neighbours (B, pair embedding).
 
-    As in fastText (https://arxiv.org/abs/1607.01759), a hash gives each pair a row of the table; a few others share it.
+    As in fastText (https://arxiv.org/abs/1607.01759), a hash gives each pair a row of the table; a few pairs share one.
     """
     pairs = 1 + ops.mod(tokens[:, :-1] * 31_337 + tokens[:, 1:] * 7_919, hp["pair_buckets"] - 1)
     pairs = ops.sort(ops.where(mask[:, 1:], pairs, 0), axis=1)  # (B, T - 1), 0 = none
@@ -129,8 +129,8 @@ def bag_of_pairs(hp, tokens, mask):
     embedded = layers.Embedding(hp["pair_buckets"], hp["pair_embedding_size"])(pairs)
     embedded = layers.Dropout(hp["pair_dropout"], noise_shape=(None, None, 1))(embedded)
     count = ops.maximum(ops.sum(ops.cast(present, "float32"), axis=1), 1.0)  # (B, 1)
-    # Evidence adds up over a review, and so does noise, by the root of the number of pairs. Divided by that root
-    # rather than by the number, a long review keeps the surer verdict that it deserves.
+    # Evidence adds up over a review, while noise grows with the root of the number of pairs. Divided by that root
+    # rather than by the number, a long review keeps the more confident verdict that it deserves.
     return ops.sum(ops.where(present, embedded, 0.0), axis=1) / ops.sqrt(count)
 
 
@@ -143,7 +143,7 @@ def read(split, examples):
 
 
 def clean(texts):
-    """Leaves of texts (N,) what words are made of, a-z, 0-9 and ', and sets each ! and ? apart as a word of its own."""
+    """Reduces texts (N,) to what words are made of, a-z, 0-9 and ', and ! and ? as words of their own."""
     texts = tf.strings.regex_replace(tf.strings.lower(texts), r"<br />|[^a-z0-9'!?]", " ")
     return tf.strings.regex_replace(texts, r"[!?]", r" \0 ")
 
@@ -168,7 +168,7 @@ def load_data(hp, split):
     texts, labels = read(split, hp["examples"])
     tokens = encode(texts, vocabulary(hp["examples"], hp["vocabulary_size"]), hp["length"])
     lengths = tokens.row_lengths().numpy()
-    # Eight buckets of as many reviews each.
+    # Eight buckets with equally many reviews.
     edges = np.unique(np.quantile(lengths, np.arange(1, 8) / 8).astype(int)) if hp["bucketing"] else []
     batches = bucket((tokens, labels), lengths, edges, hp["batch_size"], split == "train")
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -189,10 +189,10 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Accuracy on the test reviews, the baseline's beside it, and the flattering one on the validation reviews."""
+    """Accuracy on the test reviews, the baseline's, and the overly optimistic one on the validation reviews."""
     splits = ("test", "validation")
     test, validation = (model.evaluate(load_data(hp, split), return_dict=True, verbose=0) for split in splits)
-    # C of 3, 10 and 30 lie within a point of each other on the validation reviews.
+    # Accuracies with C = 3, 10 and 30 lie within a point of each other on the validation reviews.
     baseline = make_pipeline(
         TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), min_df=2, sublinear_tf=True),
         LogisticRegression(C=10.0, solver="liblinear"),
@@ -210,18 +210,18 @@ def evaluate(model, hp):
 def classify(model, texts, words, length):
     """Returns the probability that each of `texts` is positive, (N,).
 
-    words, length: the lines of vocabulary.txt, and the hyperparameter: of a longer text the last words are read.
+    words: the lines of vocabulary.txt; length: the hyperparameter: of a longer text, the last words are read.
     """
     return model.predict(encode(texts, words, length).to_tensor(), verbose=0)[:, 0]
 
 
 def assets(hp):
-    """The vocabulary, one word a line, as `classify` wants it."""
+    """The vocabulary, one word per line, as `classify` expects it."""
     return {"vocabulary.txt": "\n".join(vocabulary(hp["examples"], hp["vocabulary_size"]))}
 
 
 def show(model, hp):
-    """How the verdict on four sentences changes word by word: the probability that what was read so far is positive."""
+    """How the verdict on four sentences changes word by word: the probability that the text so far is positive."""
     known = vocabulary(hp["examples"], hp["vocabulary_size"])
     sentences = [
         "The actors are great, but the story is a mess.",

@@ -1,14 +1,14 @@
-"""A bidirectional LSTM over words, spelled by another one over characters, names the part of speech of every word.
+"""A bidirectional LSTM over words, with another over their characters, tags every word with its part of speech.
 
 Result    accuracy 0.9505 ± 0.0006 over 3 seeds, 9.5 minutes a run (7.2 of CPU) on 1 core
-Baseline  the commonest tag of each word in train; a word unknown there gets the commonest tag of words seen once
+Baseline  each word's commonest tag in train; a word unknown there gets the commonest tag of words seen once
 Published 0.8832, two bidirectional LSTM layers over GloVe vectors, on the treebank as torchtext has it, mean over
           batches: https://github.com/bentrevett/pytorch-pos-tagging, "1 - BiLSTM for PoS Tagging", version b535d45
 Paper     Plank, Søgaard, Goldberg: Multilingual Part-of-Speech Tagging with Bidirectional Long Short-Term Memory Models
-          and Auxiliary Loss, 2016, https://arxiv.org/abs/1604.05529. Here nothing is pretrained, no second loss counts
-          how rare a word is, and words are taken away in training so that spelling and context must do.
-Answers   How far does a word alone tell its tag? What does spelling add for words that training never showed? What is
-          it worth to read a sentence in both directions? Which parts of speech are taken for each other?
+          and Auxiliary Loss, 2016, https://arxiv.org/abs/1604.05529. Here nothing is pretrained, no second loss tells
+          how rare a word is, and words are dropped in training so that spelling and context must suffice.
+Answers   How far does a word alone determine its tag? What does spelling add for words that training never showed? What
+          does reading in both directions add? Which parts of speech are mistaken for each other?
 
     python -m recipes.recurrent.tagging
     python -m recipes.recurrent.tagging --set inputs=characters units=64
@@ -48,8 +48,8 @@ TAGS = [
     "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
 ]  # fmt: skip
 UNKNOWN = 1  # A word, or a character, outside the vocabulary; 0 is padding.
-CHARACTERS = 128  # Room for all of train's.
-BUCKETS = [5, 9, 13, 17, 21, 26, 34]  # The length in words at which a bucket begins: each has about an eighth of train.
+CHARACTERS = 128  # Room for all those in train.
+BUCKETS = [5, 9, 13, 17, 21, 26, 34]  # The length in words at which a bucket begins; each has about an eighth of train.
 
 
 def configure(hp):
@@ -65,7 +65,7 @@ def configure(hp):
     hp.Choice("word_size", [32, 64, 128, 256], default=128)  # Of a word's embedding.
     hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # Of the words' embeddings at the start.
     hp.Choice("character_size", [16, 32, 64], default=32)  # Of a character's embedding.
-    hp.Int("vocabulary_size", 1_000, 17_000, step=1_000, default=9_000)  # The words that train shows at least twice.
+    hp.Int("vocabulary_size", 1_000, 17_000, step=1_000, default=9_000)  # The words that occur twice or more in train.
     hp.Int("word_length", 8, 40, default=16)  # Characters read of a word; fewer than one word in a hundred has more.
     hp.Float("word_dropout", 0.0, 0.7, default=0.2)  # Share of words that a training step sees as unknown.
     hp.Float("dropout", 0.0, 0.7, default=0.4)  # Before each LSTM over words and before the output.
@@ -83,7 +83,7 @@ def build_model(hp):
     word_vectors = []
     if hp["inputs"] != "characters":
         words = ops.take(numbers, rows, axis=0)  # (B, T)
-        # Dropout makes zeros of some ones: there the word is taken away, so that <unknown> learns what it stands for.
+        # Dropout turns some ones into zeros: there the word is replaced by <unknown>, which so learns its vector.
         kept = layers.Dropout(hp["word_dropout"])(ops.ones_like(words, dtype="float32"))
         words = ops.where(ops.greater(kept, 0), words, UNKNOWN)
         embedding = keras.initializers.RandomNormal(stddev=hp["embedding_scale"])
@@ -115,7 +115,7 @@ def build_model(hp):
 def read(split, examples):
     """The split's sentences, str, and their tags, indices of TAGS, both ragged (N, words of each).
 
-    A contraction is listed as it is written and in its parts ("don't", "do", "n't"); only the parts have tags.
+    A contraction is listed both as written and in its parts ("don't", "do", "n't"); only the parts have tags.
     """
     dataset = tfds.load("universal_dependencies/en_ewt", split=SPLITS[split]).take(examples)
     sentences = dataset.ragged_batch(examples).get_single_element()
@@ -134,7 +134,7 @@ def vocabularies(examples, size):
 
 
 def encoder(words, characters, word_length):
-    """Returns the function that makes inputs of sentences (B, T), str, "" = padding, from the vocabularies.
+    """Returns the function that turns sentences (B, T), str, "" = padding, into the model's inputs.
 
     It spells every distinct word once, so that the LSTM over characters reads no word twice.
     """
@@ -142,7 +142,7 @@ def encoder(words, characters, word_length):
     character_numbers = layers.StringLookup(vocabulary=characters, mask_token="")
 
     def encode(sentences):
-        # The word in front keeps row 0 for padding.
+        # The empty word in front reserves row 0 for padding.
         distinct, rows = tf.unique(tf.concat([[""], tf.reshape(sentences, [-1])], axis=0))
         numbers = word_numbers(tf.strings.lower(distinct, "utf-8"))
         spellings = character_numbers(tf.strings.unicode_split(distinct, "UTF-8")[:, :word_length])
@@ -179,7 +179,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test words tagged rightly: of all, of those unknown to train, of those with several tags there."""
+    """The share of test words tagged correctly: of all, of those not in train, of those with several tags there."""
     words, right, given = tag_split(model, hp, "test")
     known = collections.defaultdict(collections.Counter)  # {word of train: {tag: count}}
     sentences, tags = read("train", hp["examples"])
@@ -200,7 +200,7 @@ def evaluate(model, hp):
 
 
 def tag_split(model, hp, split):
-    """All words of a split, their right tags, and those that the model gives them: three of the same length."""
+    """All words of a split, their correct tags, and those that the model assigns: three lists of the same length."""
     sentences, tags = read(split, hp["examples"])
     answers = tag(model, sentences.to_list(), *vocabularies(hp["examples"], hp["vocabulary_size"]))
     given = [name for answer in answers for name, _ in answer]
@@ -215,7 +215,7 @@ def tag(model, sentences, words, characters):
     """
     encode = encoder(words, characters, model.inputs[2].shape[1])
     tagged = []
-    # One batch of all would be as long as its longest sentence.
+    # A single batch would be padded to the longest sentence of all.
     for batch in tf.data.Dataset.from_tensor_slices(tf.ragged.constant(sentences)).batch(100):
         probabilities = ops.convert_to_numpy(ops.softmax(model(encode(batch.to_tensor()), training=False)))
         for row, length in zip(probabilities, batch.row_lengths()):
@@ -224,13 +224,13 @@ def tag(model, sentences, words, characters):
 
 
 def assets(hp):
-    """The vocabularies, one entry a line, as `tag` wants them."""
+    """The vocabularies, one entry per line, as `tag` expects them."""
     words, characters = vocabularies(hp["examples"], hp["vocabulary_size"])
     return {"words.txt": "\n".join(words), "characters.txt": "\n".join(characters)}
 
 
 def show(model, hp):
-    """A few sentences with their tags, and which parts of speech are most often taken for others."""
+    """A few sentences with their tags, and which parts of speech are most often mistaken for others."""
     texts = [
         "Time flies like an arrow ; fruit flies like a banana .",
         "I googled it , but the chatbot had hallucinated every footnote .",

@@ -1,10 +1,10 @@
-"""A Tree-LSTM reads sentences of film reviews along their parse trees and tells the sentiment of every phrase.
+"""A Tree-LSTM reads sentences of film reviews along their parse trees and predicts the sentiment of every phrase.
 
 Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU) on 1 core
 Baseline  a bag of words: naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning: Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks,
-          2015, https://arxiv.org/abs/1503.00075, the constituency version; here no GloVe, word vectors start at random.
+          2015, https://arxiv.org/abs/1503.00075, the constituency version; here without GloVe: vectors start at random.
           Beside it the plain recursive network of Socher et al. 2011, and a bidirectional LSTM on phrases as sequences.
 Answers   Does a network that follows the syntax beat one that reads the words in order? What do the gates of an LSTM
           add to a plain recursive network? How far does a bag of words get?
@@ -41,18 +41,18 @@ PINNED = ("height", "sequence_epochs")
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 CLASSES = ["very negative", "negative", "neutral", "positive", "very positive"]
-UNKNOWN = 1  # A word that the vocabulary lacks; 0 is padding.
+UNKNOWN = 1  # A word outside the vocabulary; 0 is padding.
 BUCKETS = [2, 3, 4, 6, 9, 14, 21]  # The length of a sequence, in words, at which a bucket begins.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 40, 8544, default=8544)  # Trees read from each split at most.
-    hp.Int("height", 5, 30, default=30)  # Levels above the words; higher trees are left out, at 30 none.
+    hp.Int("height", 5, 30, default=30)  # Levels above the words; higher trees are left out (none at 30).
     hp.Int("epochs", 1, 30, default=10)
-    hp.Int("sequence_epochs", 1, 10, default=3)  # Of the sequential network: each holds every phrase.
-    hp.Int("batch_size", 8, 128, step=8, default=32)  # Trees of a forest; eight times as many phrases as sequences.
-    hp.Int("vocabulary_size", 1_000, 18_000, step=1_000, default=8_000)  # Room for every word that is seen twice.
+    hp.Int("sequence_epochs", 1, 10, default=3)  # Of the sequence network: each covers every phrase.
+    hp.Int("batch_size", 8, 128, step=8, default=32)  # Trees in a forest; a batch of sequences has eight times as many.
+    hp.Int("vocabulary_size", 1_000, 18_000, step=1_000, default=8_000)  # Room for every word seen twice.
     hp.Int("units", 16, 300, default=128)
     hp.Int("embedding_size", 16, 300, default=128)
     hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # At the start.
@@ -64,7 +64,7 @@ def configure(hp):
 
 
 def build_model(hp, gates=True):
-    """A forest, see `load_data`, to logits of all nodes and of the roots (., 5); plain recursive without the gates."""
+    """From a forest (see `load_data`) to logits of all nodes and of the roots (., 5); plain recursive without gates."""
     units = hp["units"]
     words, roots = (keras.Input((), dtype="int32", name=name) for name in ("words", "roots"))
     levels = [keras.Input((2,), dtype="int32", name=f"level_{level}") for level in range(1, hp["height"] + 1)]
@@ -82,7 +82,7 @@ def build_model(hp, gates=True):
     sentences = layers.Identity(name="sentences")(ops.take(logits, roots, axis=0))
     nodes, name = layers.Identity(name="nodes")(logits), "tree-lstm" if gates else "recursive"
     model = keras.Model([words, roots, *levels], [nodes, sentences], name=name)
-    # A sentence's own label is one of its nodes' labels: it is measured, and learned from among the others.
+    # A sentence's label is that of its root: it is learned among those of all nodes, and measured on its own.
     loss = [keras.losses.SparseCategoricalCrossentropy(from_logits=True), None]
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
     model.compile(optimizer, loss, metrics=[None, ["accuracy"]], steps_per_execution=4)
@@ -90,7 +90,7 @@ def build_model(hp, gates=True):
 
 
 def embed(hp, words):
-    """Vectors of words (..., embedding); in training some words are missing, and some numbers of all others."""
+    """Vectors of words (..., embedding); in training some words are dropped, and some components of all others."""
     start = keras.initializers.RandomNormal(stddev=hp["embedding_scale"])
     vectors = layers.Embedding(hp["vocabulary_size"], hp["embedding_size"], start, name="embedding")(words)
     vectors = layers.Dropout(hp["word_dropout"], noise_shape=(*[None] * len(words.shape), 1))(vectors)
@@ -98,16 +98,16 @@ def embed(hp, words):
 
 
 def lstm_state(parts, *cells):
-    """A node's state, its output before its cell (N, 2 units), from what feeds the gates and its children's cells."""
+    """A node's state (N, 2 units), its output and then its cell, from the gates' inputs and the children's cells."""
     input_gate, *forget_gates, output_gate, update = ops.split(parts, 3 + len(cells), axis=-1)
-    # Adding one leaves the gates of the children mostly open at the start, as Keras's LSTM does.
+    # Adding one keeps the children's forget gates mostly open at the start, as in Keras's LSTM.
     gates = ops.sigmoid(ops.stack([input_gate, *(gate + 1.0 for gate in forget_gates)], axis=1))
     cell = ops.sum(gates * ops.stack([ops.tanh(update), *cells], axis=1), axis=1)  # `+` fails on levels without nodes.
     return ops.concatenate([ops.sigmoid(output_gate) * ops.tanh(cell), cell], axis=-1)
 
 
 def build_sequence_model(hp):
-    """Words (B, T) to logits (B, 5): an LSTM in two directions, whose last states stand for the phrase."""
+    """From words (B, T) to logits (B, 5): a bidirectional LSTM, whose last states represent the phrase."""
     words = keras.Input((None,), dtype="int32", name="words")
     recurrent = layers.Bidirectional(layers.LSTM(hp["units"]), name="lstm")
     hidden = recurrent(embed(hp, words), mask=ops.not_equal(words, 0))  # (B, 2 units)
@@ -122,14 +122,14 @@ def build_sequence_model(hp):
 
 @functools.cache
 def read(split, examples, height):
-    """The split's trees of at most `height` levels: (words, children, labels) as its `parse` has them."""
+    """The split's trees of at most `height` levels: (words, children, labels), as its `parse` returns them."""
     trees = tfds.load(stanford_sentiment_treebank.Builder.name, split=SPLITS[split]).take(examples).as_numpy_iterator()
     trees = (([word.decode() for word in tree["words"]], tree["children"], tree["labels"]) for tree in trees)
     return [tree for tree in trees if levels_of(tree[1])[-1] <= height]
 
 
 def levels_of(children):
-    """The level of every node, 0 for words, for others one more than the higher child's: (2 n - 1,) int32."""
+    """The level of every node, 0 for words, one more than the higher child's for others: (2 n - 1,) int32."""
     levels = [0] * (len(children) + 1)
     for left, right in children.tolist():
         levels.append(1 + max(levels[left], levels[right]))
@@ -161,7 +161,7 @@ def tensors_of(trees, words):
 
 
 def forest(height, words, children, labels, levels):
-    """Joins a batch of trees, see `tensors_of`; nodes of a level stand together, so that one step computes them all."""
+    """Joins a batch of trees (see `tensors_of`); nodes of a level are adjacent, so that one step computes them all."""
     order = tf.argsort(levels.values, stable=True)  # All words come first.
     places = levels.with_values(tf.math.invert_permutation(order))  # From a tree's nodes to the forest's.
     inner_levels = levels.values[levels.values > 0]
@@ -179,7 +179,7 @@ def load_data(hp, split):
 
 
 def load_sequences(hp, split):
-    """Words (B, T), 0 = padding on the right, and labels (B,): of every phrase once to train on, else of sentences."""
+    """Words (B, T), 0 = padding on the right, and labels (B,): of each phrase once for training, else of sentences."""
     label_of = {}
     for words, children, labels in read(split, hp["examples"], hp["height"]):
         phrases = [(word,) for word in words]
@@ -208,7 +208,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """Accuracy on the test sentences of all networks and the baseline: five classes, and signs without the neutral."""
+    """Accuracy of all networks and the baseline on the test sentences: in five classes, and in two without neutral."""
     trees, forests = read("test", hp["examples"], hp["height"]), load_data(hp, "test")
     sentences = encode([words for words, _, _ in trees], vocabulary(hp)).to_tensor()
     outputs = {
@@ -238,7 +238,7 @@ def bag_of_words(hp, trees):
 def sentiments(model, trees, words):
     """The probabilities of the five classes at every node of each tree, a list of (2 n - 1, 5).
 
-    Trees, no higher than the model, are as `stanford_sentiment_treebank.parse` has them, words as in vocabulary.txt.
+    trees: as `stanford_sentiment_treebank.parse` returns them, no higher than the model; words: as in vocabulary.txt.
     """
     tensors = tensors_of(trees, words)
     inputs, _ = forest(len(model.inputs) - 2, *tensors)
@@ -248,12 +248,12 @@ def sentiments(model, trees, words):
 
 
 def assets(hp):
-    """The vocabulary, one word a line, as `sentiments` wants it."""
+    """The vocabulary, one word per line, as `sentiments` expects it."""
     return {"vocabulary.txt": "\n".join(vocabulary(hp))}
 
 
 def show(models, hp):
-    """Four short validation trees of mixed feelings: the sentiment that the Tree-LSTM expects, and the label."""
+    """Four short validation trees of mixed sentiment: what the Tree-LSTM predicts for each node, and its label."""
     trees = [tree for tree in read("validation", hp["examples"], hp["height"]) if 6 <= len(tree[0]) <= 14]
     trees = sorted(trees, key=lambda tree: -np.ptp(tree[2]))[:4]
     picture, axes = new(14, 9, rows=2, columns=2)

@@ -1,17 +1,17 @@
-"""A plain recurrent network, an LSTM and a GRU learn to add two marked numbers out of 50, 200 and 600.
+"""A plain recurrent network, an LSTM and a GRU learn to add two marked numbers in sequences of 50, 200 and 600.
 
 Result    mse 0.0010 ± 0.0002 over 3 seeds, 5.4 minutes a run (4.0 of CPU) on 1 core
-Baseline  the answer 1 to every sequence; its mean squared error is 1/6 but for chance
-Published 0.01, the training error below which the task counted as learned where it was set (section 5.4 of the paper);
+Baseline  the answer 1 to every sequence, whose mean squared error is 1/6 up to chance
+Published 0.01, the training error below which the paper that set the task counted it as learned (section 5.4);
           there the sums were divided by four, and the first mark was always among the first ten
-Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735. Here the
-          marks lie one in each half, and cells and optimizer are of today. The bias of the gates is that of Tallec,
-          Ollivier: Can recurrent neural networks warp time?, 2018, https://arxiv.org/abs/1804.11188; clipping that of
+Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735. Here one
+          mark lies in each half, and the cells and the optimizer are today's. The bias of the gates is from Tallec,
+          Ollivier: Can recurrent neural networks warp time?, 2018, https://arxiv.org/abs/1804.11188; clipping is from
           Pascanu, Mikolov, Bengio: On the difficulty of training Recurrent Neural Networks, 2013,
           https://arxiv.org/abs/1211.5063.
-Answers   How much of the gradient is left at the first step, before training and after? Who solves 50, 200 and 600
-          steps? What do clipping, orthogonal weights and the bias of the gates change? What does an exploding gradient
-          do, and does clipping tame it? Does the update gate of Keras's GRU, where it is 1, keep or replace the state?
+Answers   How much of the gradient is left at the first step, before and after training? Which cells solve 50, 200 and
+          600 steps? What do clipping, orthogonal weights and the bias of the gates change? What does an exploding
+          gradient do, and does clipping tame it? Does Keras's GRU keep or replace its state where its update gate is 1?
 
     python -m recipes.recurrent.vanishing_gradients
     python -m recipes.recurrent.vanishing_gradients --set length=200 epochs=4
@@ -52,15 +52,15 @@ def configure(hp):
     hp.Int("epochs", 1, 40, default=2)
     hp.Choice("batch_size", [10, 20, 50, 100], default=20)  # Small: leaving the plateau takes updates, not examples.
     hp.Choice("length", list(LENGTHS), default=600)  # Of the longest sequences; the shorter ones are tried too.
-    hp.Choice("cell", list(CELLS), default="gru")  # This one's error on the longest is the figure.
+    hp.Choice("cell", list(CELLS), default="gru")  # Its error on the longest sequences is the figure.
     hp.Int("units", 8, 256, step=8, default=32)
     hp.Choice("recurrent_initializer", ["orthogonal", "glorot_uniform"], default="orthogonal")
     hp.Choice("gate_bias", ["chrono", "keras"], default="chrono")  # keras: zero, and one for the LSTM's forget gate.
-    hp.Float("clip_norm", 0.0, 10.0, default=1.0)  # Of all gradients together; 0 doesn't clip.
+    hp.Float("clip_norm", 0.0, 10.0, default=1.0)  # Of all gradients together; 0 disables clipping.
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=1e-2)  # The peak, after a tenth of the steps.
-    hp.Boolean("grid", default=True)  # Compare with the other cells; False trains hp's own alone.
+    hp.Boolean("grid", default=True)  # Compare with the other cells; False trains only hp's own.
     hp.Boolean("xla", default=True)  # Compiling takes seconds; a loop over many tiny steps then takes half the time.
-    hp.Float("exploding_gain", 1.0, 3.0, default=2.0)  # Times an orthogonal matrix: weights that let gradients grow.
+    hp.Float("exploding_gain", 1.0, 3.0, default=2.0)  # Scales an orthogonal matrix, so that gradients grow.
     hp.Float("exploding_rate", 1e-3, 1.0, sampling="log", default=0.05)  # Of gradient descent.
     hp.Int("exploding_updates", 1, 1_000, default=200)
     return hp
@@ -81,7 +81,7 @@ def build_model(hp, name="vanishing_gradients"):
 def set_chrono_bias(layer, length):
     """Biases the gates so that the units forget after 2 to `length` steps, evenly spread (Tallec, Ollivier).
 
-    A gate sigmoid(log(n - 1)) keeps (n - 1) / n of the state at every step: that lasts for about n steps.
+    A gate sigmoid(log(n - 1)) keeps (n - 1) / n of the state at every step, which lasts for about n steps.
     """
     lasting = np.log(np.linspace(2, length, layer.units) - 1)
     bias = np.zeros(layer.cell.bias.shape)
@@ -129,7 +129,7 @@ def networks(hp):
 
 
 def train(hp, seed, callbacks=()):
-    """Trains every network from `seed`; returns them by name, the one of hp's own hyperparameters as "model"."""
+    """Trains every network from `seed`; returns them by name, the one with hp's own hyperparameters as "model"."""
     models = {}
     for name, values in networks(hp).items():
         keras.utils.set_random_seed(seed)
@@ -145,7 +145,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """Test-set figures: errors, how much of the gradient is left, what the gate keeps, and what explodes."""
+    """Test-set figures: errors, how much of the gradient is left, what the update gate keeps, and what explodes."""
     results = {}
     for name, values in networks(hp).items():
         model = models.get(name, models["model"])
@@ -176,8 +176,8 @@ def untrained(hp):
 def gradient_norms(model, sequences, sums):
     """How much the state at every step matters to the loss of sequences (B, T, 2) and sums (B,).
 
-    Returns: for the hidden state and, in an LSTM, the cell state the norm of a sequence's squared error's gradient with
-        respect to that state at every step, mean over the sequences: (states, T).
+    Returns: the norm of the gradient of a sequence's squared error with respect to the hidden state and, in an LSTM,
+        the cell state at every step, averaged over the sequences: (states, T).
     """
     recurrent, output = model.get_layer("recurrent"), model.get_layer("sum")
     states = recurrent.get_initial_state(len(sequences))
@@ -195,7 +195,7 @@ def kept_by_update_gate():
     """The share of its state that a GRU keeps in one step where its update gate is 1, and where it is 0, measured.
 
     All weights are zero, so the candidate is 0. The first third of the biases opens the gate of 16 units and closes
-    that of 16 others: were that not the update gate, it would stand at a half and keep half.
+    that of 16 others: if it were not the update gate's, that gate would be half open and keep half.
     """
     layer = layers.GRU(32, kernel_initializer="zeros", recurrent_initializer="zeros")
     layer.build((None, None, 1))
@@ -205,9 +205,9 @@ def kept_by_update_gate():
 
 
 def explode(hp, clip_norm):
-    """Trains by gradient descent a plain network whose recurrent weights let gradients grow; None doesn't clip them.
+    """Trains, by gradient descent, a plain network whose recurrent weights let gradients grow; None doesn't clip them.
 
-    Returns: loss and norm of the gradient, before clipping, at every update: two arrays (exploding_updates,).
+    Returns: the loss and the gradient's norm, before clipping, at every update: two arrays (exploding_updates,).
     """
     values = {**hp.values, "cell": "simple", "length": LENGTHS[0], "recurrent_initializer": "orthogonal"}
     model = untrained(values)
@@ -231,12 +231,12 @@ def explode(hp, clip_norm):
 
 
 def add(model, sequences):
-    """The sum of the two marked numbers, (N,), of sequences (N, T, 2) of numbers and marks, as the model has it."""
+    """The model's sum of the two marked numbers, (N,), in sequences (N, T, 2) of numbers and marks."""
     return ops.convert_to_numpy(model(sequences, training=False))[:, 0]
 
 
 def show(models, hp):
-    """The gradient's norm at every step, before training (above) and after, one column a length."""
+    """The gradient's norm at every step, before training (above) and after, one column per length."""
     lengths = LENGTHS[: LENGTHS.index(hp["length"]) + 1]
     picture, axes = new(4.6 * len(lengths), 7, rows=2, columns=len(lengths), sharex="col", squeeze=False)
     for name, values in networks(hp).items():

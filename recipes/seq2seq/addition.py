@@ -4,9 +4,9 @@ Result    exact match 0.9982 ± 0.0005 over 3 seeds, 1.7 minutes a run (1.1 of C
 Baseline  the answer of the training question that differs in the fewest characters
 Published 99% exact match after 100 epochs of 50,000 sums, one layer of 128 units (keras-io, addition_rnn.py)
 Paper     Sutskever, Vinyals and Le, Sequence to Sequence Learning with Neural Networks, 2014,
-          https://arxiv.org/abs/1409.3215; one layer instead of four, and sums (Zaremba and Sutskever 2014) for French
-Answers   Does one vector between encoder and decoder hold a whole question? How far is free running behind
-          teacher forcing? Does it help to read the question backwards? Do carries make a sum hard?
+          https://arxiv.org/abs/1409.3215; one layer instead of four, and sums (Zaremba and Sutskever 2014), not French
+Answers   Does one vector between encoder and decoder hold a whole question? How far does free running fall
+          behind teacher forcing? Does it help to read the question backwards? Do carries make a sum hard?
 
     python -m recipes.seq2seq.addition
     python -m recipes.seq2seq.addition --set units=256 --seed 1
@@ -47,8 +47,8 @@ def configure(hp):
     hp.Int("examples", 200, 50_000, default=50_000)  # Read from each split at most.
     hp.Int("epochs", 1, 60, default=8)
     hp.Int("batch_size", 32, 512, step=32, default=128)
-    hp.Int("units", 32, 512, step=32, default=128)  # The published network's; all that the decoder knows.
-    hp.Boolean("reverse", default=True)  # Read the question backwards: its end is nearest to the answer's beginning.
+    hp.Int("units", 32, 512, step=32, default=128)  # As published; the state is all that the decoder knows.
+    hp.Boolean("reverse", default=True)  # Read the question backwards: its beginning is then nearest to the answer's.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=6e-3)  # The peak of the one-cycle schedule.
     hp.Float("clip_norm", 0.1, 10.0, sampling="log", default=1.0)
     return hp
@@ -125,7 +125,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test questions whose whole answer is right, free running, and the baseline's."""
+    """The share of test questions whose whole answer is right in free running, and the baseline's."""
     questions, answers = read(hp, "test")
     teacher_forced = model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)
     return {
@@ -141,7 +141,7 @@ def share_right(given, answers):
 
 
 def nearest_answers(hp, questions):
-    """The baseline: for each question the answer of the training question with the fewest other characters."""
+    """The baseline: for each question the answer of the training question that differs in the fewest characters."""
     known, answers = read(hp, "train")
     nearest = neighbors.NearestNeighbors(n_neighbors=1, metric="hamming", algorithm="brute")
     indices = nearest.fit(encode(known, QUESTION_LENGTH)).kneighbors(encode(questions, QUESTION_LENGTH))[1]
@@ -164,13 +164,13 @@ def add(model, hp, questions):
 
 
 def carries(question):
-    """How often one is carried in a sum on paper."""
+    """How many carries the sum takes on paper."""
     first, second = map(int, question.split("+"))
     return sum((first % 10**place + second % 10**place) >= 10**place for place in (1, 2, 3))
 
 
 def show(model, hp):
-    """Wrong answers by the number of carries, and what the decoder held possible at every digit of one sum."""
+    """Wrong answers by the number of carries, and the decoder's probabilities at every digit of one sum."""
     questions, answers = read(hp, "validation")
     given = add(model, hp, questions)
     picture, (left, right) = new(11, 4, columns=2, width_ratios=[2, 3])

@@ -1,20 +1,20 @@
-"""An encoder-decoder with attention over the last turns replies as the assistants of schema_guided_dialogue do.
+"""An encoder-decoder with attention over the last turns replies like the assistants in schema_guided_dialogue.
 
 Result    bleu 10.312 with one seed, 35.1 minutes a run (31.5 of CPU) on 1 core
-Baseline  the reply to the most similar history in train (TF-IDF); the commonest reply of all beside it
-Published none is published for replies from the words of the history alone: the aim of 10 BLEU is this recipe's own
+Baseline  the reply to the most similar history in train (TF-IDF); beside it, the commonest reply of all
+Published no figure for replies from the words of the history alone: the aim of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869; with attention over the
-          history (Bahdanau et al. 2014), and a vocabulary of pieces of words
-Answers   How far does imitation go without a database to look into? Which replies does a network get right word for
-          word? Does it look at what the user said, or at what it asked before? What are more turns of history worth?
+          history (Bahdanau et al. 2014), and a vocabulary of subwords
+Answers   How far does imitation go without a database to query? Which replies does a network get right word for word?
+          Does it attend to what the user said, or to what it asked before? What do more turns of history add?
 
     python -m recipes.seq2seq.chatbot
     python -m recipes.seq2seq.chatbot --set turns=1
     python -c "from recipes.seq2seq import chatbot; chatbot.chat('saved_models/seq2seq/chatbot')"
 
-The figures are of a part of the data set, its own files: 6,811 of 16,142 dialogues in train (54 of 127 files), 2,098 of
-2,482 in dev and 2,921 of 4,201 in test; mostly long dialogues about several services are missing. All of it gives other
-figures. Train has none of 15 of the 21 services that test's dialogues are about, and of 8 of dev's 17.
+The figures are for a part of the data set's files: 6,811 of 16,142 dialogues in train (54 of 127 files), 2,098 of 2,482
+in dev and 2,921 of 4,201 in test; most of the missing ones are long and about several services. The whole data set
+gives other figures. Of the 21 services in test's dialogues 15 never occur in train, and of dev's 17 services 8 do not.
 """
 
 import functools
@@ -52,8 +52,8 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 START, END = 1, 2  # 0 is padding, 3 a character that training never showed.
 SPEAKERS = ["<user>", "<system>"]  # Tokens 4 and 5; they take turns.
-BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]  # Tokens of a history, and of a reply, at which a bucket begins.
-LONGEST = 40  # Tokens that a reply may have.
+BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]  # The lengths, of histories and of replies, at which a bucket begins.
+LONGEST = 40  # Tokens in a reply, at most.
 
 
 def configure(hp):
@@ -61,7 +61,7 @@ def configure(hp):
     hp.Int("examples", 12, 6_811, default=6_811)  # Dialogues read from each split at most.
     hp.Int("epochs", 1, 20, default=4)
     hp.Int("turns", 1, 9, step=2, default=3)  # Of history: the user's last one, and pairs of turns before it.
-    hp.Int("length", 16, 200, default=80)  # Of a longer history the last tokens.
+    hp.Int("length", 16, 200, default=80)  # Of a longer history, the last tokens are read.
     hp.Int("batch_size", 16, 256, step=16, default=128)
     hp.Int("vocabulary_size", 500, 16_000, step=500, default=4_000)
     hp.Int("units", 32, 1024, step=32, default=192)
@@ -87,7 +87,7 @@ def build_model(hp):
     outputs, *last_states = encoder(dropout(rescaled(embedding(history))), mask=mask)  # (B, S, 2 units)
     memory = layers.Dense(units, name="memory")(outputs)
     state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
-    # The two first states of the decoder, each with a name: `writer` puts later states in their place.
+    # The decoder's two initial states, each with a name: `writer` replaces them with later ones.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
     shifted = keras.Input((None,), dtype="int32", name="shifted_reply")
@@ -102,7 +102,7 @@ def build_model(hp):
     model = keras.Model([history, shifted], logits, name="chatbot")
     model.compile(
         keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),  # `load_data` weighs the tokens.
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),  # `load_data` weights tokens.
         weighted_metrics=[Perplexity()],
         jit_compile=False,
         steps_per_execution=8,
@@ -118,13 +118,13 @@ def read(examples, split):
 
 
 def history_of(utterances, turns):
-    """The last turns of a dialogue as one text, each after the name of its speaker; the last of them is the user's."""
+    """The last turns of a dialogue as one text, each after the name of its speaker; the last one is the user's."""
     spoken = [f"{SPEAKERS[place % 2]}{line}" for place, line in enumerate(utterances)]
     return "".join(spoken[-turns:])
 
 
 def histories_and_replies(hp, split):
-    """Every reply of the system in a split, and the history before each: two lists of str."""
+    """The history before every reply of the system in a split, and the replies: two lists of str."""
     histories, replies = [], []
     for dialogue in read(hp["examples"], split):
         histories += [history_of(dialogue[:place], hp["turns"]) for place in range(1, len(dialogue), 2)]
@@ -142,7 +142,7 @@ def train_tokenizer(examples, vocabulary_size):
 def load_data(hp, split):
     """Batches of (history (B, S), reply shifted right (B, T)), reply (B, T), weight (B, T).
 
-    The weights are 0 on padding and add up to about 1. A batch has histories, and replies, of similar length.
+    The weights are 0 on padding and add up to about 1. Within a batch, histories have similar lengths, as do replies.
     """
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     histories, replies = map(tokenizer.encode_batch, histories_and_replies(hp, split))
@@ -150,7 +150,7 @@ def load_data(hp, split):
     replies = tf.ragged.constant([[*line.ids[: LONGEST - 1], END] for line in replies], tf.int32)
     lengths = [histories.row_lengths(), replies.row_lengths()]
     batches = bucket((histories, replies), lengths, BUCKETS, hp["batch_size"], split == "train")
-    # One for all batches: with a batch's own, the tokens of short replies would weigh more than those of long ones.
+    # The same for all batches: with a batch's own, tokens of short replies would weigh more than those of long ones.
     tokens_per_batch = hp["batch_size"] * np.mean(replies.row_lengths())
 
     def teacher_forcing(history, reply):
@@ -175,11 +175,11 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """BLEU of the replies to the test dialogues' own histories, and of the baselines'; perplexity per token."""
+    """BLEU of the replies to the recorded histories of test, and of the baselines' replies; perplexity per token."""
     histories, references = histories_and_replies(hp, "test")
     known_histories, known_replies = histories_and_replies(hp, "train")
     replies = reply_to(model, train_tokenizer(hp["examples"], hp["vocabulary_size"]), histories, hp["length"])
-    score = sacrebleu.BLEU().corpus_score  # By its own tokenizer (13a), cased.
+    score = sacrebleu.BLEU().corpus_score  # With its own tokenizer (13a), cased.
     return {
         "bleu": score(replies, [references]).score,
         "nearest_bleu": score(nearest_replies(known_histories, known_replies, histories), [references]).score,
@@ -203,7 +203,7 @@ def nearest_replies(known_histories, known_replies, histories):
 
 
 def reply_to(model, tokenizer, histories, length):
-    """Returns the likeliest reply to each history, greedily.
+    """Returns a reply to each history, decoded greedily.
 
     tokenizer: `tokenizers.Tokenizer.from_file` of vocabulary.json.
     histories: texts as `history_of` makes them, of which the last `length` tokens are read, as in training.
@@ -235,7 +235,7 @@ def writer(model):
 
 
 def chat(directory):
-    """A chat in the terminal with the model that a run left in `directory`; an empty line ends it."""
+    """Chats in the terminal with the model that a run saved in `directory`; an empty line ends the chat."""
     model = keras.models.load_model(f"{directory}/model.keras")
     tokenizer = tokenizers.Tokenizer.from_file(f"{directory}/vocabulary.json")
     with open(f"{directory}/memory.json", encoding="utf-8") as file:
@@ -255,7 +255,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """Where the attention looked for one validation reply, and twenty replies beside the system's own."""
+    """What one validation reply attended to, and twenty replies beside the system's own."""
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     histories, references = (texts[:: len(texts) // 20 + 1] for texts in histories_and_replies(hp, "validation"))
     replies = reply_to(model, tokenizer, histories, hp["length"])

@@ -1,12 +1,12 @@
-"""A memory network looks at the sentences of a story, hop by hop, and answers a question on it: bAbI tasks 1 to 5.
+"""A memory network attends to the sentences of a story, hop by hop, and answers a question on it: bAbI tasks 1 to 5.
 
 Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 of CPU) on 1 core
 Baseline  the commonest answer of each task; beside it, the last word of the story that can be an answer
 Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
-Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895; of ten
-          runs the best there, each here, and with other names of people, things and places in the training questions.
-Answers   Where does a reader have to look, and does it look there? How far does an LSTM get that has to remember the
-          story instead? What are the other names worth (`--variants`, both)?
+Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895. There
+          the best of ten runs counts, here each; training questions also appear with other people, things and places.
+Answers   Which sentences matter, and does the network attend to them? How far does an LSTM get that has to remember the
+          story instead? What are the other names worth? (See `--variants` for both.)
 
     python -m recipes.seq2seq.question_answering
     python -m recipes.seq2seq.question_answering --set reader=lstm epochs=1 renamings=10
@@ -40,17 +40,17 @@ VARIANTS = {
     "no other names": {"renamings": 1, "epochs": 75},
 }
 PINNED = ("renamings", "reader")
-# The tasks take turns in the data, so that both parts hold all tasks alike; no story is in both.
+# The tasks take turns in the data, so both parts have the same share of each task; no story is in both.
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 
-# A story stays true when two names of a row trade places in all of it, its question and its answer.
+# A story stays true when two names from one row trade places throughout it, its question and its answer.
 EXCHANGEABLE = [
     ["bill", "daniel", "fred", "jeff", "john", "mary", "sandra"],
     ["apple", "cake", "football", "milk"],
     ["bathroom", "bedroom", "garden", "hallway", "kitchen", "office"],
 ]
 VOCABULARY_SIZE = 53  # The 51 words of the five tasks from 2 on; 0 is padding, 1 any other word.
-SENTENCE_LENGTH = 7  # The longest has so many words.
+SENTENCE_LENGTH = 7  # The number of words in the longest.
 BUCKETS = [3, 7, 12, 20, 32, 56]  # The length of a story, in sentences, at which a bucket begins.
 PUBLISHED = {"memory network, joint": (100, 88.6, 78.1, 86.6, 85.6), "LSTM, Weston et al. 2015": (50, 20, 20, 61, 70)}
 
@@ -59,11 +59,11 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 50, 5_000, default=5_000)  # Questions read from each split at most.
     hp.Int("epochs", 1, 100, default=3)
-    hp.Int("renamings", 1, 50, default=25)  # Each training question so often, but for the first time renamed.
+    hp.Int("renamings", 1, 50, default=25)  # Copies of each training question, all but the first renamed.
     hp.Int("batch_size", 16, 128, step=16, default=32)
     hp.Choice("reader", ["memory", "lstm"], default="memory")
-    hp.Int("sentences", 10, 250, default=128)  # Of a longer story the last; 3% of task 3's stories are longer.
-    hp.Int("hops", 1, 5, default=3)  # Looks at the story: the answers of task 3 rest on three sentences.
+    hp.Int("sentences", 10, 250, default=128)  # Of a longer story, the last; 3% of task 3's stories are longer.
+    hp.Int("hops", 1, 5, default=3)  # Rounds of attention: the answers of task 3 rest on three sentences.
     hp.Int("units", 16, 256, default=64)  # The paper has 50 for all tasks together.
     hp.Float("dropout", 0.0, 0.5, default=0.0)  # Of the attention's weights.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
@@ -85,7 +85,7 @@ def build_model(hp):
 
 
 def attend(hp, story, question):
-    """Looks at the story as the question asks, adds that to the question, looks again (section 2.2): (B, units)."""
+    """Attends to the story by the question, adds the result to the question, and repeats (section 2.2): (B, units)."""
 
     def vectors_of(what, number):
         return layers.Embedding(number, hp["units"], keras.initializers.RandomNormal(stddev=0.1), name=what)
@@ -93,7 +93,7 @@ def attend(hp, story, question):
     real = ops.not_equal(story[:, :, 0], 0)  # (B, S)
     told = ops.cumsum(ops.cast(real, "int32"), axis=1)
     ago = ops.max(told, axis=1, keepdims=True) - told  # (B, S), 0 for the last sentence.
-    # What a sentence's words are, and how long ago it was told.
+    # What a sentence says, and how long ago it was told.
     keys = sentence_vectors(story, vectors_of("key_words", VOCABULARY_SIZE))  # (B, S, units)
     keys = keys + vectors_of("key_times", hp["sentences"])(ago)
     values = sentence_vectors(story, vectors_of("value_words", VOCABULARY_SIZE))
@@ -113,7 +113,7 @@ def sentence_vectors(tokens, embedding):
     length = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1.0)
     position = ops.expand_dims(ops.cumsum(real, axis=-1) / length, -1)  # (..., words, 1), 1 at the last word.
     unit = ops.arange(1, embedding.output_dim + 1, dtype="float32") / embedding.output_dim
-    # Falling along the sentence for some units and rising for others, so that the sum keeps the order.
+    # Falling along the sentence for some units and rising for others, so that the sum preserves word order.
     weights = (1.0 - position) - unit * (1.0 - 2.0 * position)  # (..., words, units)
     return ops.sum(embedding(tokens) * weights * ops.expand_dims(real, -1), axis=-2)
 
@@ -167,8 +167,8 @@ def load_data(hp, split):
 
 
 def rename(stories, questions, answers, words, times):
-    """The examples as they are, and `times` - 1 times with people, things and places that trade names at random."""
-    new_words = np.tile(np.arange(VOCABULARY_SIZE, dtype="int32"), (times * len(answers), 1))  # By the old, of each.
+    """The examples as they are, and `times` - 1 copies in which people, things and places trade names at random."""
+    new_words = np.tile(np.arange(VOCABULARY_SIZE, dtype="int32"), (times * len(answers), 1))  # By example, old word.
     generator = np.random.default_rng(0)
     for names in EXCHANGEABLE:
         numbers = [index for index, word in enumerate(words, start=2) if word in names]
@@ -194,26 +194,26 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Accuracy on the test questions, of each task and their mean, the baselines', and whether it saw the facts."""
+    """Accuracy on the test questions, per task and mean, the baselines', and how many facts were attended to."""
     questions = read("test", hp["examples"])
     answers, looks = answer(model, hp, questions, vocabulary(hp))
     tasks, commonest, latest = (accuracies(given, questions) for given in (answers, *baselines(hp, questions)))
     results = {"accuracy": np.mean(tasks), "commonest_accuracy": np.mean(commonest), "latest_accuracy": np.mean(latest)}
     results |= {f"accuracy_task_{task}": share for task, share in enumerate(tasks, start=1)}
-    if hp["reader"] == "memory":  # The share of the facts that are what some hop weighs most.
+    if hp["reader"] == "memory":  # The share of the facts to which some hop attends most.
         found = [np.isin(each["supporting"], np.argmax(look, axis=1)).mean() for each, look in zip(questions, looks)]
         results["facts_looked_at"] = np.mean(found)
     return results
 
 
 def accuracies(given, questions):
-    """The share of right answers in each of the tasks 1 to 5, a list."""
+    """The share of right answers in each of tasks 1 to 5, a list."""
     pairs = [(each["task"], word == each["answer"]) for word, each in zip(given, questions, strict=True)]
     return [np.mean([right for other, right in pairs if other == task]) for task in range(1, 6)]
 
 
 def baselines(hp, questions):
-    """The answers of both: the task's commonest, and the story's last word that may be an answer and isn't asked."""
+    """Both baselines' answers: the task's commonest, and the story's last possible one that the question lacks."""
     counts = collections.defaultdict(collections.Counter)
     for each in read("train", hp["examples"]):
         counts[each["task"]][each["answer"]] += 1
@@ -226,9 +226,9 @@ def baselines(hp, questions):
 
 
 def answer(model, hp, questions, words):
-    """Answers each of `questions`, {"story": sentences, "question"}, by a word; words: the lines of vocabulary.txt.
+    """Answers each of `questions`, {"story": sentences, "question"}, in a word; words: the lines of vocabulary.txt.
 
-    Also returns where the model looked, a list of (hops, sentences or more): each hop's weights add up to 1.
+    Also returns what the model attended to, a list of (hops, sentences or more): each hop's weights add up to 1.
     """
     outputs = {layer.name: layer.output for layer in model.layers if layer.name.startswith(("answer", "hop_"))}
     stories, asked = inputs_of(hp, questions, words)
@@ -240,12 +240,12 @@ def answer(model, hp, questions, words):
 
 
 def assets(hp):
-    """The vocabulary, one word a line, as `answer` wants it."""
+    """The vocabulary, one word per line, as `answer` expects it."""
     return {"vocabulary.txt": "\n".join(vocabulary(hp))}
 
 
 def show(model, hp):
-    """Validation accuracy beside published ones, and where the model looked in stories of three tasks."""
+    """Validation accuracy beside published figures, and what the model attended to in stories of three tasks."""
     questions = read("validation", hp["examples"])
     answers, looks = answer(model, hp, questions, vocabulary(hp))
     table = {"here, validation": [100 * share for share in accuracies(answers, questions)], **PUBLISHED}

@@ -1,13 +1,13 @@
-"""An encoder-decoder that can copy from what it reads writes the subject lines of the Enron mails in aeslc.
+"""An encoder-decoder that can copy from its input writes subject lines for the Enron emails in aeslc.
 
 Result    rouge l beam 26.3 with one seed, 32.2 minutes a run (26.4 of CPU) on 1 core
-Baseline  lead: the mail's first sentence
-Published 23.44 ROUGE-L: extractor and abstractor trained by reinforcement (Zhang and Tetreault 2019,
+Baseline  lead: the email's first sentence
+Published 23.44 ROUGE-L: extractor and abstractor trained by reinforcement learning (Zhang and Tetreault 2019,
           https://arxiv.org/abs/1906.03497), with pretrained word vectors; PEGASUS, pretrained on web pages, has 36.8
 Paper     See, Liu and Manning, Get To The Point: Summarization with Pointer-Generator Networks, 2017,
-          https://arxiv.org/abs/1704.04368; lower case, as there, but GRUs for LSTMs, no coverage, since a subject line
-          is too short to repeat itself, and pieces of words, so that what is copied needs no vocabulary of its own
-Answers   How much of a subject line is copied from the mail? What is copying worth? And beam search?
+          https://arxiv.org/abs/1704.04368; lower case, as there, but with GRUs for LSTMs, no coverage, since a subject
+          line is too short to repeat itself, and subwords, so that copied words need no vocabulary of their own
+Answers   How much of a subject line is copied from the email? How much does copying add? And beam search?
 
     python -m recipes.seq2seq.summarization
     python -m recipes.seq2seq.summarization --set copying=False --seed 1
@@ -44,8 +44,8 @@ PINNED = ("vocabulary_size", "length")
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 START, END, UNKNOWN = 1, 2, 3  # 0 is padding; UNKNOWN a character that training never showed.
-BUCKETS = [[40, 55, 70, 85, 100], [6, 9, 13]]  # Tokens of a mail, and of a subject, at which a bucket begins.
-LONGEST = 24  # Tokens that a subject line may have.
+BUCKETS = [[40, 55, 70, 85, 100], [6, 9, 13]]  # The lengths, of mails and of subjects, at which a bucket begins.
+LONGEST = 24  # Tokens in a subject line, at most.
 
 
 def configure(hp):
@@ -53,7 +53,7 @@ def configure(hp):
     hp.Int("examples", 48, 14_436, default=14_436)  # Read from each split at most.
     hp.Int("epochs", 1, 40, default=10)
     hp.Int("batch_size", 16, 256, step=16, default=32)
-    hp.Int("vocabulary_size", 500, 16_000, step=500, default=6_000)  # Pieces of words, for mails and subject lines.
+    hp.Int("vocabulary_size", 500, 16_000, step=500, default=6_000)  # Subwords, for mails and subject lines.
     hp.Int("length", 20, 400, step=10, default=100)  # Tokens read of a mail; its point comes early.
     hp.Int("units", 32, 1024, step=32, default=192)
     hp.Boolean("copying", default=True)  # False writes from the vocabulary alone.
@@ -66,8 +66,8 @@ def configure(hp):
 def build_model(hp):
     """Teacher forcing: (mail (B, S), subject shifted right (B, T), subject (B, T)) to the subject's log p (B, T).
 
-    A token's probability is that of writing times that of the word, plus that of copying times the attention on all
-    places of the mail where the token stands (See et al. 2017, eq. 9). That sum needs the token, hence the third input.
+    A token's probability is that of writing times that of the word, plus that of copying times the attention to all
+    places in the mail where the token occurs (See et al. 2017, eq. 9). That sum needs the token, hence the third input.
     """
     units = hp["units"]
     recurrent = {"return_sequences": True, "return_state": True}
@@ -83,7 +83,7 @@ def build_model(hp):
     outputs, *last_states = encoder(dropout(rescaled(embedding(mail))), mask=mask)  # (B, S, 2 units)
     memory = layers.Dense(units, name="memory")(dropout(outputs))
     state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
-    # The two first states of the decoder, each with a name: `summarize` puts later states in their place.
+    # The decoder's two initial states, each with a name: `summarize` replaces them with later ones.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
     shifted = keras.Input((None,), dtype="int32", name="shifted_subject")
@@ -106,7 +106,7 @@ def build_model(hp):
     model = keras.Model([mail, shifted, subject], log_probability, name="summarization")
     model.compile(
         keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0),
-        Surprise(reduction="sum"),  # `load_data` weighs the tokens.
+        Surprise(reduction="sum"),  # `load_data` weights tokens.
         weighted_metrics=[TokenMean(Surprise(reduction=None), "nats")],
         jit_compile=False,
         steps_per_execution=8,
@@ -115,7 +115,7 @@ def build_model(hp):
 
 
 class Surprise(keras.losses.Loss):
-    """-log p of every token, of a model whose output is the log p (B, T) of its last input."""
+    """-log p of every token, for a model whose output is the log p (B, T) of its last input."""
 
     def call(self, y_true, y_pred):
         return -y_pred
@@ -123,14 +123,14 @@ class Surprise(keras.losses.Loss):
 
 @functools.cache
 def read(examples, split):
-    """The split's mails and subject lines as lists of str, every run of white space a single space."""
+    """The split's mails and subject lines as lists of str, with single spaces for all white space."""
     pairs = list(tfds.load("aeslc", split=SPLITS[split]).take(examples).as_numpy_iterator())
     return tuple([" ".join(pair[key].decode().split()) for pair in pairs] for key in ("email_body", "subject_line"))
 
 
 @functools.cache
 def train_tokenizer(examples, vocabulary_size):
-    """One vocabulary for mails and subjects, so that one can copy; lower case, since few mails have a "MEETING"."""
+    """One vocabulary for mails and subjects, which makes copying possible; lower case, since "MEETING" is rare."""
     texts = [text for column in read(examples, "train") for text in column]
     return byte_pair_tokenizer(texts, vocabulary_size, lowercase=True)
 
@@ -143,7 +143,7 @@ def tokens_of(tokenizer, texts, length):
 def load_data(hp, split):
     """Batches of (mail (B, S), subject shifted right (B, T), subject (B, T)), subject again, weight (B, T).
 
-    The weights are 0 on padding and add up to about 1. A batch has mails, and subjects, of similar length.
+    The weights are 0 on padding and add up to about 1. Within a batch, mails have similar lengths, as do subjects.
     """
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     mails, subjects = read(hp["examples"], split)
@@ -151,7 +151,7 @@ def load_data(hp, split):
     subjects = tf.concat([tokens_of(tokenizer, subjects, LONGEST - 1), tf.fill((len(subjects), 1), END)], axis=1)
     lengths = [mails.row_lengths(), subjects.row_lengths()]
     batches = bucket((mails, subjects), lengths, BUCKETS, hp["batch_size"], split == "train")
-    # One for all batches: with a batch's own, the tokens of short subjects would weigh more than those of long ones.
+    # The same for all batches: with a batch's own, tokens of short subjects would weigh more than those of long ones.
     tokens_per_batch = hp["batch_size"] * np.mean(subjects.row_lengths())
 
     def teacher_forcing(mail, subject):
@@ -176,7 +176,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """ROUGE on test, greedy and with a beam, the lead's, and which share of the subjects' words stands in the mail."""
+    """ROUGE on test, greedy and with a beam, the lead's, and the share of the subjects' words that are in the mail."""
     mails, subjects = read(hp["examples"], "test")
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     by_beam, greedily = (summarize(model, tokenizer, mails, hp["length"], beam_size) for beam_size in (5, 1))
@@ -202,7 +202,7 @@ def rouge(written, references):
 
 
 def share_from_mail(subjects, mails):
-    """Which share of the subjects' words stands in their mails, in lower case."""
+    """The share of the subjects' words that occur in their mails, in lower case."""
     pairs = [(subject.lower().split(), mail.lower().split()) for subject, mail in zip(subjects, mails, strict=True)]
     return float(np.mean([word in mail for subject, mail in pairs for word in subject] or [0.0]))
 
@@ -250,7 +250,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """Where one validation mail's subject line was copied from, and ten of them beside the mails' own."""
+    """Where one validation mail's subject line was copied from, and ten subject lines beside the original ones."""
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     mails, subjects = (texts[:10] for texts in read(hp["examples"], "validation"))
     written = summarize(model, tokenizer, mails, hp["length"])

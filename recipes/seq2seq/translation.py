@@ -5,9 +5,9 @@ Baseline  the English side of the training sentence whose German side is nearest
 Published 28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs (bentrevett, pytorch-seq2seq);
           on lower-cased spaCy tokens there, by sacrebleu on lower-cased detokenized text here (13a)
 Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
-          https://arxiv.org/abs/1409.0473; the attention looks from a GRU of its own whose result a second GRU reads,
+          https://arxiv.org/abs/1409.0473; the attention's queries come from a GRU of their own; a second GRU follows,
           as in Wu et al. 2016, https://arxiv.org/abs/1609.08144, so that training runs over all steps at once
-Answers   What does attention look at? How much is beam search worth over greedy decoding? Dot product or additive?
+Answers   What does each word attend to? How much does beam search add to greedy decoding? Dot product or additive?
 
     python -m recipes.seq2seq.translation
     python -m recipes.seq2seq.translation --set attention=additive --seed 1
@@ -41,7 +41,7 @@ PROMISE = {
 }
 TINY = {"examples": 60, "epochs": 2, "units": 32, "vocabulary_size": 500}
 VARIANTS = {"additive attention": {"attention": "additive"}}
-PINNED = ("vocabulary_size",)  # Perplexity a token depends on it.
+PINNED = ("vocabulary_size",)  # Perplexity per token depends on it.
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 START, END = 1, 2  # 0 is padding, 3 a character that training never showed.
@@ -82,7 +82,7 @@ def build_model(hp):
     outputs, *last_states = encoder(dropout(source_embedding(source)), mask=mask)  # (B, S, 2 units)
     memory = layers.Dense(units, name="memory")(outputs)
     state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
-    # The two first states of the decoder, each with a name: `translate` puts later states in their place.
+    # The decoder's two initial states, each with a name: `translate` replaces them with later ones.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
     shifted = keras.Input((None,), dtype="int32", name="shifted_target")
@@ -169,7 +169,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """BLEU on test: lower-cased as the published one, and cased; perplexity a token."""
+    """BLEU on test: lower-cased, like the published figure, and cased; perplexity per token."""
     german, english = read("test", hp["examples"])
     vocabularies = train_tokenizers(hp["examples"], hp["vocabulary_size"])
     results = {"nearest_bleu": bleu(nearest_translations(hp, german), english, lowercase=True)}
@@ -233,7 +233,7 @@ def assets(hp):
 
 
 def attention_map(model, vocabularies, source, target):
-    """The pieces of both sentences (S), (T), and where the attention looks in the first for the second (T, S)."""
+    """The subwords of both sentences (S), (T), and what each of the second attends to in the first (T, S)."""
     source, target = (each.encode(sentence) for each, sentence in zip(vocabularies, (source, target)))
     inputs = [tf.constant([[*source.ids, END]]), tf.constant([[START, *target.ids]])]
     (weights,) = keras.Model(model.inputs, model.get_layer("attention").output[1])(inputs)
@@ -242,7 +242,7 @@ def attention_map(model, vocabularies, source, target):
 
 
 def show(model, hp):
-    """Where the attention looks in four validation sentences, and ten translations beside their references."""
+    """The attention in four validation sentences, and ten translations beside their references."""
     german, english = (sentences[:10] for sentences in read("validation", hp["examples"]))
     vocabularies = train_tokenizers(hp["examples"], hp["vocabulary_size"])
     translations = translate(model, vocabularies, german)

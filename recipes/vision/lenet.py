@@ -5,9 +5,9 @@ Baseline  the nearest mean digit (a linear classifier), and always the commonest
 Published 0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,
           https://doi.org/10.1109/5.726791. Layers and sizes are the paper's. Here every map of C3 sees all six of S2,
-          pooling has no weights, the output is a softmax instead of radial basis functions, and the training is of
-          today: ReLU, max-pooling, AdamW, label smoothing, random shifts and turns.
-Answers   What do ReLU with max-pooling, and the augmentation, add to the network of 1998? Which digits stay hard?
+          pooling has no weights, the output is a softmax instead of radial basis functions, and the training is
+          today's: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
+Answers   What do ReLU with max pooling, and augmentation, add to the network of 1998? Which digits remain hard?
 
     python -m recipes.vision.lenet
     python -m recipes.vision.lenet --set activation=tanh pooling=average
@@ -41,8 +41,8 @@ SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 55_000, default=55_000)  # read from each split; fewer for a quick look
-    hp.Int("epochs", 1, 60, default=12)  # the published run's
+    hp.Int("examples", 64, 55_000, default=55_000)  # read from each split at most
+    hp.Int("epochs", 1, 60, default=12)  # as in the published run
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("activation", ["relu", "tanh"], default="relu")  # the paper's is a scaled tanh
     hp.Choice("pooling", ["max", "average"], default="max")  # the paper averages
@@ -50,7 +50,7 @@ def configure(hp):
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.05)
     hp.Float("shift", 0.0, 0.2, default=0.08)  # at most, as a share of the picture's side
-    hp.Float("turn", 0.0, 0.1, default=0.03)  # at most, as a share of a full turn: 0.03 are 11 degrees
+    hp.Float("turn", 0.0, 0.1, default=0.03)  # at most, as a share of a full turn: 0.03 is 11 degrees
     return hp
 
 
@@ -61,7 +61,7 @@ def build_model(hp):
 
     images = keras.Input((28, 28, 1), dtype="uint8", name="images")
     hidden = layers.Rescaling(1 / 255)(images)
-    # The random layers act in training alone; they are part of the model so that its seed is theirs.
+    # The random layers act only in training; they are part of the model so that they share its seed.
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], fill_mode="constant")(hidden)
     hidden = layers.RandomRotation(hp["turn"], fill_mode="constant")(hidden)
     hidden = layers.ZeroPadding2D(2)(hidden)  # (B, 32, 32, 1): strokes reach the middle of a C1 window
@@ -108,7 +108,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test digits read right, by the model and by both baselines."""
+    """The share of test digits read correctly, by the model and by both baselines."""
     (known, known_digits), (images, digits) = read(hp, "train"), read(hp, "test")
     nearest_mean = neighbors.NearestCentroid().fit(known.reshape(len(known), -1), known_digits)
     return {
@@ -125,13 +125,13 @@ def read(hp, split):
 
 
 def classify(model, images):
-    """Reads the digits (N,) on images (N, 28, 28, 1), ink = 255 on paper = 0, and gives each one's probability (N,)."""
+    """Reads the digits (N,) in images (N, 28, 28, 1), ink = 255 on paper = 0; also returns their probabilities (N,)."""
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(images, verbose=0)))
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def show(model, hp):
-    """C1's filters, what C1 and C3 make of a digit, and the validation digits that are read wrongly."""
+    """C1's filters, what C1 and C3 make of one digit, and the validation digits that are misread."""
     images, digits = read(hp, "validation")
     answers, probabilities = classify(model, images)
     wrong = np.flatnonzero(answers != digits)

@@ -5,8 +5,8 @@ Baseline  always the commonest of the five new digits
 Published 0.992, frozen, 29,404 labels: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_transfer_cnn.py
 Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
           https://arxiv.org/abs/1411.1792. There the halves are ImageNet's, frozen layer by layer; here all
-          convolutions are frozen at once, and the number of labels varies. The second command below puts a network of
-          keras.applications with ImageNet's weights in the base's place, on cifar10.
+          convolutions are frozen at once, and the number of labels varies. The second command below replaces the base
+          with a network of keras.applications with ImageNet's weights, on cifar10.
 Answers   Up to how many labels does a pretrained base help? What does fine-tuning add to frozen features?
           Do frozen weights and batch-norm statistics stay where they were? (The "moved" figures.)
 
@@ -44,25 +44,25 @@ APPLICATIONS = ("MobileNetV2", "ResNet50V2", "Xception", "MobileNetV3Small", "Ef
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Choice("base", ["digits", *APPLICATIONS], default="digits")  # "digits" is our own, which needs no download.
-    hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # cifar10's 32 are enlarged for keras.applications.
+    hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # cifar10's 32 pixels are enlarged to it.
     hp.Int("examples", 64, 54_000, default=54_000)  # Read from each split at most.
     hp.Choice("labels", LABELS, default=5000)  # Of the new classes, at most; all smaller counts are tried too.
     hp.Int("base_epochs", 1, 40, default=5)
-    hp.Int("steps", 1, 5000, default=750)  # For the new head and again for fine-tuning; from scratch gets both.
+    hp.Int("steps", 1, 5000, default=750)  # For the new head, and again for fine-tuning; from scratch gets both.
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)  # Fewer labels than that make one smaller batch.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # Of whatever starts from random weights.
-    hp.Float("fine_tuning_rate", 1e-5, 3e-3, sampling="log", default=1e-3)  # Of all, once the base has thawed.
+    hp.Float("fine_tuning_rate", 1e-5, 3e-3, sampling="log", default=1e-3)  # Of all, once the base is thawed.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the features, before the head.
     hp.Float("shift", 0.0, 0.2, default=0.08)  # At most, as a share of the image's side.
-    hp.Float("turn", 0.0, 0.1, default=0.03)  # At most, as a share of a full turn: 0.03 are 11 degrees.
+    hp.Float("turn", 0.0, 0.1, default=0.03)  # At most, as a share of a full turn: 0.03 is 11 degrees.
     return hp
 
 
 def build_model(hp, name="transfer_learning", base=None, thawed=False):
     """A base with a new head: images (B, height, width, channels) of 0 to 255 to logits (B, classes).
 
-    base: a trained one, which is copied, and frozen unless `thawed`; None builds one at random that learns too.
+    base: a trained one, which is copied, and frozen unless `thawed`; None builds one with random weights to train.
     """
     own_base = build_base(hp)
     if base is not None:
@@ -84,12 +84,12 @@ def build_model(hp, name="transfer_learning", base=None, thawed=False):
 def build_base(hp, weights=None):
     """From images (B, height, width, channels) of 0 to 255 to features (B, features).
 
-    weights: "imagenet" downloads those of a network of keras.applications; None starts at random.
+    weights: "imagenet" downloads those of a network of keras.applications; None starts with random ones.
     """
     if hp["base"] != "digits":
         size = hp["picture_size"]
         images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-        # The first three want -1 to 1, the others 0 to 255.
+        # The first three expect -1 to 1, the others 0 to 255.
         scale, offset = (1 / 127.5, -1.0) if hp["base"] in APPLICATIONS[:3] else (1.0, 0.0)
         hidden = layers.Rescaling(scale, offset)(layers.Resizing(size, size)(images))
         network = getattr(keras.applications, hp["base"])
@@ -98,7 +98,7 @@ def build_base(hp, weights=None):
 
     images = keras.Input((28, 28, 1), dtype="uint8", name="images")
     hidden = layers.Rescaling(1 / 255)(images)
-    # Pooling comes before batch norm, which has a quarter of the work then.
+    # Pooling comes before batch norm, which then has a quarter of the work.
     for filters, kernel_size, pool in ((16, 5, True), (32, 5, True), (64, 3, False), (64, 3, True)):
         hidden = layers.Conv2D(filters, kernel_size, padding="same", use_bias=False)(hidden)
         hidden = layers.MaxPooling2D()(hidden) if pool else hidden  # (B, 14, 14, 16), (B, 7, 7, 32), (B, 3, 3, 64)
@@ -107,7 +107,7 @@ def build_base(hp, weights=None):
 
 
 def freeze(network, thawed):
-    """Freezes a base, or, `thawed`, its batch norms alone: they keep statistics, scale and shift.
+    """Freezes a base or, if `thawed`, only its batch norms: they keep statistics, scale and shift.
 
     Calling it with `training=False` would not do: a functional model that trains overrides that (Keras issue 20285).
     """
@@ -130,7 +130,7 @@ def load_data(hp, split, task="new", labels=None):
     """Batches of images (B, height, width, channels), uint8, and class numbers (B,), from 0.
 
     task: "old", the digits that the base learns (0 to 4), or "new", the others (5 to 9; with cifar10 all classes).
-    labels: keep so many examples, equally many of every class, the first in the official order; None keeps all.
+    labels: keep this many examples, equally many of every class, the first in the official order; None keeps all.
     """
     images, classes = read("mnist" if hp["base"] == "digits" else "cifar10", split, hp["examples"])
     if hp["base"] == "digits":
@@ -146,7 +146,7 @@ def load_data(hp, split, task="new", labels=None):
 
 
 def train(hp, seed, callbacks=()):
-    """Trains from `seed`; returns the base and the models by name, as "model" the one fine-tuned with most labels."""
+    """Trains from `seed`; returns the base and the models by name, the one fine-tuned with most labels as "model"."""
     keras.utils.set_random_seed(seed)
     options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # `load_data` did.
     if hp["base"] == "digits":
@@ -160,7 +160,7 @@ def train(hp, seed, callbacks=()):
     models = []
     options["validation_data"] = load_data(hp, "validation")
     for labels in LABELS[: LABELS.index(hp["labels"]) + 1]:
-        batches = load_data(hp, "train", labels=labels).repeat()  # Shuffled anew in every pass.
+        batches = load_data(hp, "train", labels=labels).repeat()  # Reshuffled in every pass.
         scratch = build_model(hp, f"scratch-{labels}")
         scratch.fit(batches.take(2 * hp["steps"]), **options)
         frozen = build_model(hp, f"frozen-{labels}", base)
@@ -173,7 +173,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """Test-set figures: the share of images put into the right new class, by every model; and what moved."""
+    """Test-set figures: the share of images that every model classifies correctly; and what moved."""
     test = load_data(hp, "test")
     results = accuracies(models, test)
     for strategy, model in (("frozen", models[f"frozen-{hp['labels']}"]), ("fine-tuned", models["model"])):
@@ -185,27 +185,27 @@ def evaluate(models, hp):
 
 
 def accuracies(models, batches):
-    """The accuracy of every model, by its name; the base alone has no answers."""
+    """The accuracy of every model, by its name; the base alone classifies nothing."""
     classifiers = [model for name, model in models.items() if name != "base"]
     return {each.name: each.evaluate(batches, verbose=0, return_dict=True)["accuracy"] for each in classifiers}
 
 
 def moved(base, model, kind):
-    """How far the base's weights, or its batch-norm statistics, are at most from where they were."""
+    """The largest change in the base's weights, or in its batch-norm statistics."""
     pairs = zip(base.weights, model.get_layer("base").weights, strict=True)
     pairs = [(before, after) for before, after in pairs if ("moving_" in after.path) == (kind == "statistics")]
     return max(float(np.abs(before.numpy() - after.numpy()).max()) for before, after in pairs)
 
 
 def classify(model, images):
-    """Names the digits (N,), 5 to 9, on images (N, 28, 28, 1), ink = 255, and the probability of each (N,)."""
+    """Reads the digits (N,), 5 to 9, in images (N, 28, 28, 1), ink = 255; also returns their probabilities (N,)."""
     probabilities = ops.convert_to_numpy(ops.softmax(model.predict(images, verbose=0)))
     first = 10 - probabilities.shape[1]  # The new classes are the last of ten; with cifar10 they are all, from 0.
     return first + probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def show(models, hp):
-    """The share of validation images put into a wrong class against the number of labels, for all three strategies."""
+    """The share of validation images misclassified, against the number of labels, for all three strategies."""
     results = accuracies(models, load_data(hp, "validation"))
     counts = LABELS[: LABELS.index(hp["labels"]) + 1]
     picture, ax = new()

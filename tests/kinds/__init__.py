@@ -1,1 +1,1 @@
-"""One small recipe of every kind that the shape of a recipe must carry: fixtures of the tests, no part of the book."""
+"""One small recipe of every kind that a recipe's shape must support: test fixtures, not part of the cookbook."""

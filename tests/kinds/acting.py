@@ -1,10 +1,10 @@
 """A small network learns by Q-learning to walk to the end of a corridor where a lamp is lit.
 
 Result    not measured yet
-Baseline  steps drawn by a coin
-Published nothing: a fixture of the tests
+Baseline  steps decided by the toss of a coin
+Published nothing: a test fixture
 Paper     Mnih et al., Playing Atari with Deep Reinforcement Learning, 2013, https://arxiv.org/abs/1312.5602
-Answers   Can a recipe act in an environment instead of reading data, and a killed run of it be resumed?
+Answers   Can a recipe act in an environment instead of reading data, and can its killed run be resumed?
 
     python -m recipes.kinds.acting
 """
@@ -25,7 +25,7 @@ PROMISE = {
 TINY = {"epochs": 2, "steps": 30}
 VARIANTS = {"little exploration": {"exploration": 0.1}}
 SPLITS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "validation": [100, 101, 102], "test": [200, 201, 202, 203, 204]}
-END, LIMIT, CAPACITY = 6, 14, 50  # The corridor's last cell; steps of an episode at most; what is remembered.
+END, LIMIT, CAPACITY = 6, 14, 50  # The corridor's last cell; steps in an episode, at most; transitions kept.
 
 
 def configure(hp):
@@ -38,7 +38,7 @@ def configure(hp):
 
 
 def build_model(hp):
-    """From what is seen (B, 2) to the values of a step to the left and of one to the right (B, 2)."""
+    """From observations (B, 2) to the values of a step to the left and of one to the right (B, 2)."""
     seen = keras.Input((2,), name="seen")
     model = keras.Model(seen, layers.Dense(2)(layers.Dense(32, activation="relu")(seen)), name="walker")
     model.compile(keras.optimizers.Adam(hp["learning_rate"]), "mse")
@@ -46,7 +46,7 @@ def build_model(hp):
 
 
 class Agent(keras.Model):
-    """The network and what it remembers, in weights that are not trained: a resumed run finds them as they were."""
+    """The network and its replay memory, in weights that are not trained: a resumed run finds them as they were."""
 
     def __init__(self, network):
         super().__init__(name="agent")
@@ -57,7 +57,7 @@ class Agent(keras.Model):
         self.compile(network.optimizer)
 
     def learn(self, transition, random):
-        """Remembers [seen (2,), action, reward, seen next (2,)] and learns 32 of these; returns their loss."""
+        """Remembers [seen (2,), action, reward, seen next (2,)] and learns from 32 of these; returns their loss."""
         place = [int(self.remembered) % CAPACITY, 0]
         self.memory.assign(ops.slice_update(self.memory, place, np.array([transition], "float32")))
         self.remembered.assign_add(1)
@@ -77,7 +77,7 @@ class Corridor:
         self.seen, self.over = [self.cell / END, self.lamp], False
 
     def step(self, action):
-        """Goes to the left, 0, or to the right, 1; returns the reward."""
+        """Moves to the left, 0, or to the right, 1; returns the reward."""
         self.cell, self.steps = min(max(self.cell + 2 * action - 1, 0), END), self.steps + 1
         arrived = self.cell == END * self.lamp
         self.seen, self.over = [self.cell / END, self.lamp], arrived or self.steps == LIMIT
@@ -85,7 +85,7 @@ class Corridor:
 
 
 def train(hp, seed, callbacks=()):
-    """Trains from `seed` and returns the network; everything drawn at random follows from seed and epoch."""
+    """Trains from `seed` and returns the network; all randomness follows from seed and epoch."""
     keras.utils.set_random_seed(seed)
     agent = Agent(build_model(hp))
     for epoch, logs in epochs(agent, hp["epochs"], [OneCycle(), *callbacks], hp["steps"]):
@@ -103,12 +103,12 @@ def train(hp, seed, callbacks=()):
 
 
 def act(model, seen):
-    """The better step for what is seen, [place from 0 to 1, lamp at 0 or 1]: 0 is to the left, 1 to the right."""
+    """The better step for an observation, [place from 0 to 1, lamp at 0 or 1]: 0 is to the left, 1 to the right."""
     return int(np.argmax(model(np.array([seen], "float32"))))
 
 
 def mean_return(policy, seeds):
-    """The mean sum of rewards over the episodes that begin from `seeds`; policy: from what is seen to an action."""
+    """The mean sum of rewards over the episodes that begin from `seeds`; policy: from an observation to an action."""
     total = 0.0
     for corridor in map(Corridor, seeds):
         while not corridor.over:

@@ -1,10 +1,10 @@
-"""A generator and a discriminator, each with its optimizer, play against each other over mnist on 8 x 8 pixels.
+"""A generator and a discriminator, each with its own optimizer, compete on mnist at 8 x 8 pixels.
 
 Result    not measured yet
 Baseline  the mean training image, always
-Published nothing: a fixture of the tests
+Published nothing: a test fixture
 Paper     Goodfellow et al., Generative Adversarial Nets, 2014, https://arxiv.org/abs/1406.2661
-Answers   Can a recipe train two networks in one `train_step`, and a killed run of it be resumed?
+Answers   Can a recipe train two networks in one `train_step`, and can its killed run be resumed?
 
     python -m recipes.kinds.adversarial
 """
@@ -48,7 +48,7 @@ def build_model(hp):
 
 
 class Adversaries(keras.Model):
-    """Both networks and all that their training changes, made before `fit`, where a resumed run needs it."""
+    """Both networks and all that their training changes, created before `fit`, as a resumed run needs it."""
 
     def __init__(self, generator, discriminator, learning_rate):
         super().__init__(name="adversaries")
@@ -59,7 +59,7 @@ class Adversaries(keras.Model):
         self.means = [keras.metrics.Mean(name) for name in ("loss", "discriminator_loss", "distance")]
         self.seed = keras.random.SeedGenerator()
         self.built = True
-        self.compile(None)  # Without an optimizer besides these.
+        self.compile(None)  # No optimizer besides these.
 
     @property
     def metrics(self):
@@ -84,7 +84,7 @@ class Adversaries(keras.Model):
 
 
 def draw(generator, count, seed=0):
-    """Images (count, 64) that the generator makes of noise."""
+    """Images (count, 64) that the generator makes from noise."""
     return generator(keras.random.normal((count, NOISE), seed=seed))
 
 

@@ -1,10 +1,10 @@
-"""A decision tree of scikit-learn reads the digits of mnist on 7 x 7 pixels.
+"""A scikit-learn decision tree reads the digits of mnist at 7 x 7 pixels.
 
 Result    not measured yet
 Baseline  always the commonest digit
-Published nothing: a fixture of the tests
+Published nothing: a test fixture
 Paper     Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984
-Answers   Can a recipe train what is no Keras model and has no epochs?
+Answers   Can a recipe train something that is not a Keras model and has no epochs?
 
     python -m recipes.kinds.counting
 """
@@ -54,7 +54,7 @@ def validate(model, hp):
 
 
 def evaluate(model, hp):
-    """The share of test digits that are read right, and the baseline's."""
+    """The share of test digits that are read correctly, and the baseline's."""
     _, known = load_data(hp, "train")
     squares, digits = load_data(hp, "test")
     return {
@@ -64,14 +64,14 @@ def evaluate(model, hp):
 
 
 def save(model, directory):
-    """Writes the tree as text; its thresholds lie halfway between whole numbers, so one decimal is all of them."""
+    """Writes the tree as text; its thresholds lie halfway between whole numbers, so one decimal is exact."""
     names = [f"square_{row}_{column}" for row in range(7) for column in range(7)]
     text = tree.export_text(model, feature_names=names, max_depth=model.get_depth(), decimals=1)
     (directory / "tree.txt").write_text(text, encoding="utf-8")
 
 
 def show(model, hp):
-    """Where the tree looks."""
+    """Which squares the tree uses."""
     return {
         "importance": image_grid([model.feature_importances_.reshape(7, 7)], ["importance"], columns=1),
         "size": f"{model.get_n_leaves()} leaves, {model.get_depth()} questions at most",

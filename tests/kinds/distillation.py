@@ -2,7 +2,7 @@
 
 Result    not measured yet
 Baseline  always the commonest digit
-Published nothing: a fixture of the tests
+Published nothing: a test fixture
 Paper     Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, https://arxiv.org/abs/1503.02531
 Answers   Can a recipe train several networks, one after another, and keep them all?
 
@@ -86,7 +86,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """The shares of test digits that student, teacher and baseline read right."""
+    """The shares of test digits that student, teacher and baseline read correctly."""
     (_, known), (images, digits) = read("train", hp["examples"]), read("test", hp["examples"])
     return {
         "accuracy": float(np.mean(classify(models["model"], images) == digits)),
@@ -96,12 +96,12 @@ def evaluate(models, hp):
 
 
 def classify(model, images):
-    """Digits (N,) on images (N, 28, 28, 1), ink = 255 on paper = 0."""
+    """Digits (N,) in images (N, 28, 28, 1), ink = 255 on paper = 0."""
     return np.argmax(model.predict(images, verbose=0), axis=1)
 
 
 def show(models, hp):
-    """What both read on the first validation images."""
+    """What both models read in the first validation images."""
     images = read("validation", hp["examples"])[0][:20]
     return {"answers": "\n".join(f"{name}: {classify(model, images)}" for name, model in models.items())}
 

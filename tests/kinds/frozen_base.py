@@ -2,7 +2,7 @@
 
 Result    not measured yet
 Baseline  always the commoner digit
-Published nothing: a fixture of the tests
+Published nothing: a test fixture
 Paper     Howard et al., MobileNets, 2017, https://arxiv.org/abs/1704.04861
 Answers   Do the weights of a frozen base stay where they were, and the batch-norm statistics of a thawed one?
 
@@ -35,13 +35,13 @@ SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 16, 9000, default=1000)
-    hp.Int("epochs", 1, 20, default=3)  # Frozen, and as many fine-tuned.
+    hp.Int("epochs", 1, 20, default=3)  # Frozen, then as many fine-tuned.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
     return hp
 
 
 def build_base(weights=None):
-    """From images of -1 to 1 (B, 96, 96, 3) to features (B, 256); weights: "imagenet", None starts at random."""
+    """From images of -1 to 1 (B, 96, 96, 3) to features (B, 256); weights: "imagenet"; None starts with random ones."""
     options = {"include_top": False, "weights": weights, "pooling": "avg", "name": "base"}
     return keras.applications.MobileNet((96, 96, 3), alpha=0.25, **options)
 

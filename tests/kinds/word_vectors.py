@@ -2,7 +2,7 @@
 
 Result    not measured yet
 Baseline  the share of true neighbours as every pair's probability
-Published nothing: a fixture of the tests
+Published nothing: a test fixture
 Paper     Mikolov et al., Distributed Representations of Words and Phrases, 2013, https://arxiv.org/abs/1310.4546
 Answers   Can a recipe count its training in steps instead of passes over its data?
 
@@ -72,7 +72,7 @@ def vocabulary(hp):
 def load_data(hp, split):
     """Batches of (word (B,), candidates (B, 5)) and targets (B, 5): 1 for the first candidate, which is a neighbour.
 
-    The other candidates are words of the same text: in training others in every pass, else always the same ones.
+    The other candidates are words of the same text: in training new ones in every pass, otherwise always the same.
     """
     tokens = {word: token for token, word in enumerate(vocabulary(hp))}
     text = np.array([tokens[word] for word in read(split, hp["examples"]) if word in tokens], "int32")
@@ -103,7 +103,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The cross-entropy of a candidate, and the baseline's, which always says how many are neighbours."""
+    """The cross-entropy of a candidate, and the baseline's, which always predicts the share of neighbours."""
     share = 1 / (1 + OTHERS)
     return {
         "cross_entropy": model.evaluate(load_data(hp, "test"), verbose=0),
