@@ -10,7 +10,8 @@ import time
 import keras
 import numpy as np
 
-from common import data, files
+from common.data import shuffle
+from common.files import replace
 
 
 class OneCycle(keras.callbacks.Callback):
@@ -172,6 +173,8 @@ class Resume(History):
             for name, variable in self.variables().items():
                 if name in saved:
                     variable.assign(saved[name])
+                elif variable.name != "learning_rate":
+                    raise ValueError(f"{self.path} lacks {variable.path}: the model has changed since")
             return json.loads(str(saved["state"]))
 
     def on_train_begin(self, logs=None):
@@ -183,7 +186,7 @@ class Resume(History):
         if self.restore and self.path.exists():
             state = self.load()
             self.histories[self.model.name] |= state["history"]
-            for counter, value in zip(data.shuffle.counters, state["passes"], strict=True):
+            for counter, value in zip(shuffle.counters, state["passes"], strict=True):
                 counter.assign(value)
             # Keras's own BackupAndRestore also tells `fit` in this way where to continue; there is no public way.
             self.model._initial_epoch = state["epochs"]
@@ -193,11 +196,11 @@ class Resume(History):
         state = {
             "epochs": epoch + 1,
             "history": self.histories[self.model.name],
-            "passes": [int(counter) for counter in data.shuffle.counters],
+            "passes": [int(counter) for counter in shuffle.counters],
             "elapsed": self.elapsed(),
         }
         arrays = {name: keras.ops.convert_to_numpy(each) for name, each in self.variables().items()}
-        files.replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
+        replace(self.path, lambda file: np.savez(file, state=json.dumps(state), **arrays))
 
     def on_train_end(self, logs=None):
         # A later fit of the same network (fine-tuning, say) must start at its own first epoch.

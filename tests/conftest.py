@@ -119,12 +119,24 @@ class KillAt(keras.callbacks.Callback):
             raise Killed
 
 
+class FirstWeights(keras.callbacks.Callback):
+    """Keeps every trainable weight of every fit as it was when the first fit of it began."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def on_train_begin(self, logs=None):
+        for weight in self.model.trainable_weights:
+            self.seen.setdefault(id(weight), (weight, keras.ops.convert_to_numpy(weight)))
+
+
 class TinyRun:
     """A `--tiny` run that was killed once and resumed: results, directory, the models that `train` returned."""
 
     def __init__(self, name, out):
         self.entry, self.recipe, self.out = entry_of(name), module_of(name), out
-        self.splits_of_training, self.killed = [], False
+        self.splits_of_training, self.killed, self.first_weights = [], False, FirstWeights()
         original = self.recipe.train
 
         def train_until_killed(hp, seed, callbacks):
@@ -140,7 +152,7 @@ class TinyRun:
             with pytest.MonkeyPatch.context() as patch:
                 if load_data:
                     patch.setattr(self.recipe, "load_data", watched)
-                trained = original(hp, seed, callbacks)
+                trained = original(hp, seed, [self.first_weights, *callbacks])
             self.models = trained if isinstance(trained, dict) else {"model": trained}
             return trained
 

@@ -18,6 +18,7 @@ DISTRIBUTIONS = {  # Import names that need lines of requirements.txt other than
     "keras_tuner": ["keras-tuner", "tensorboard"],
     "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],
 }
+DATA_IMPORTS = {"universal_dependencies": "conllu"}  # What TFDS imports to prepare a data set.
 
 MAIN = '''
 def main():
@@ -102,7 +103,11 @@ class Module:
                 self.note_import(node)
 
     def note_import(self, node):
+        """Raises RecipeError for an import of `common` that is not of the form `from common.module import name`."""
         for alias in node.names:
+            module = getattr(node, "module", alias.name)
+            if module.split(".")[0] == "common" and (alias.asname or "." not in module or isinstance(node, ast.Import)):
+                raise errors.RecipeError(f"{self.path} imports {alias.name}: write `from common.module import name`")
             name = alias.asname or alias.name.split(".")[0]
             renamed = f" as {alias.asname}" if alias.asname else ""
             if isinstance(node, ast.Import) or node.module == "common.datasets":
@@ -195,8 +200,8 @@ def import_lines(statements):
     return "\n\n".join("\n".join(group) for group in groups if group)
 
 
-def requirements(code):
-    """The lines of requirements.txt that the code's imports need."""
+def requirements(code, data=()):
+    """The lines of requirements.txt that the code's imports and its data sets need."""
     lines = (catalogue.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     known = {re.split(r"[<>=!~\s]", line)[0]: line.split("#")[0].strip() for line in lines if line[:1].isalpha()}
     roots = {
@@ -204,6 +209,7 @@ def requirements(code):
         for node in ast.walk(ast.parse(code))
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
+    roots |= {DATA_IMPORTS[name.split("/")[0]] for name in data if name.split("/")[0] in DATA_IMPORTS}
     wanted = [name for root in roots for name in DISTRIBUTIONS.get(root, [root])]
     return [line for name, line in known.items() if name in wanted or name.replace("-", "_") in wanted]
 
@@ -263,7 +269,7 @@ def copy(entry, target):
     available |= {"tfds": "import tensorflow_datasets as tfds", **needed_imports, **recipe.imports}
     used = names_in([ast.parse(code)])
     imports = import_lines({line for name, line in available.items() if name in used})
-    needed = requirements(imports)
+    needed = requirements(imports, entry.promise["data"])
     target.parent.mkdir(parents=True, exist_ok=True)
     text = f"{docstring(entry, needed, target, recipe)}\n\n{imports}\n\n{code}\n"
     target.write_text(text, encoding="utf-8")

@@ -124,6 +124,9 @@ def record(results, out):
     )
     if keep_record:
         print(f"The recorded figure is {spread(recorded['figure'])}; this run's results are in run.json.")
+    elif recorded and "variants" in recorded and recorded["hyperparameters"] == results["hyperparameters"]:
+        files.write_json(out / "results.json", {**results, "variants": recorded["variants"]})
+        (out / "run.json").unlink()
     else:
         os.replace(out / "run.json", out / "results.json")
 

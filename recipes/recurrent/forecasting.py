@@ -4,9 +4,9 @@ Result    mse 0.3566 ± 0.0003 over 3 seeds, 2.1 minutes a run (1.5 of CPU) on 1
 Baseline  least squares on the same look-back; beside it two that learn nothing: the last hour or last day, repeated
 Published MSE 0.375, DLinear with a look-back of 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
           Effective for Time Series Forecasting?, 2022, https://arxiv.org/abs/2205.13504)
-Paper     Lin, Lin, Wu, Zhao, Mo, Zhang: SegRNN, 2023, https://arxiv.org/abs/2308.11200. From there the segments as time
-          steps, and the last hour taken away; but one Dense layer writes all hours at once, where SegRNN's GRU makes
-          a step for every segment. The autoregressive variant is what the paper calls recurrent multi-step forecasting.
+Paper     Lin, Lin, Wu, Zhao, Mo, Zhang: SegRNN, 2023, https://arxiv.org/abs/2308.11200. As there, a time step is one
+          segment and the last hour is subtracted; but one Dense layer writes all hours at once, where SegRNN's GRU
+          takes a step per segment. The autoregressive variant is what the paper calls recurrent multi-step forecasting.
 Answers   Does a recurrent network beat a linear map, and do both beat repeating the last day? Is it better to forecast
           all hours at once, or day by day from its own forecasts? How much does each further day ahead cost? What
           is gained by subtracting the window's level, and by looking back further?

@@ -4,7 +4,7 @@ Result    exact match 0.9982 ± 0.0005 over 3 seeds, 1.7 minutes a run (1.1 of C
 Baseline  the answer of the training question that differs in the fewest characters
 Published 99% exact match after 100 epochs of 50,000 sums, one layer of 128 units (keras-io, addition_rnn.py)
 Paper     Sutskever, Vinyals and Le, Sequence to Sequence Learning with Neural Networks, 2014,
-          https://arxiv.org/abs/1409.3215; one layer instead of four, and sums (Zaremba and Sutskever 2014), not French
+          https://arxiv.org/abs/1409.3215; one layer instead of four, and sums (Zaremba and Sutskever 2014) for French
 Answers   Does one vector between encoder and decoder hold a whole question? How far does free running fall
           behind teacher forcing? Does it help to read the question backwards? Do carries make a sum hard?
 
