@@ -235,7 +235,7 @@ def show(model, hp):
         left.set(title="validation: labels grey, alarms red", xlabel="readings", ylabel=series.replace("_", " "))
         plain(right).plot(ending[worst, :, 0], color="black", linewidth=1)
         right.plot(redrawn[worst, :, 0], color=VALIDATION)
-        right.set(title="the worst window, redrawn in red", xlabel="readings", ylabel="standardised")
+        right.set(title="worst window: red = reconstruction", xlabel="readings", ylabel="standardised")
     return {"series": picture, "thresholds": "\n".join(thresholds)}
 
 

@@ -231,7 +231,7 @@ def show(model, hp):
         paper = 0.95 - 0.95 * images[index] / 255
         panels[row, : len(words)] = paper * (1 - opacity * (1 - np.array(to_rgb(VALIDATION))))
         titles[row, : len(words)] = words
-    picture = image_grid(panels.reshape(-1, 64, 64, 3), titles.ravel(), LENGTH, "Where it looks before each word")
+    picture = image_grid(panels.reshape(-1, 64, 64, 3), titles.ravel(), LENGTH, "What it attends to before each word")
     wrong = np.flatnonzero(written != captions)[:10]
     mistakes = [f"right    {captions[index]}\nwritten  {written[index]}" for index in wrong]
     return {"attention": picture, "mistakes": "\n\n".join(mistakes)}

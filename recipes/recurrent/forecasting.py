@@ -209,7 +209,7 @@ def show(model, hp):
     for name, colour in colours.items():
         above.plot(ahead, answers[name][typical, :, 0], color=colour)
         plain(below).plot(ahead, errors[name].mean(axis=0), color=colour, label=name)
-    above.set(title="A typical window: half of all have a smaller error; what came is black", xlabel="hours from now")
+    above.set(title="The window of median error; what really happened is black", xlabel="hours from now")
     above.set(ylabel=f"{VARIABLES[0]}, standardised", xticks=range(-HORIZON, HORIZON + 1, 24))
     below.set(xlabel="hours ahead", ylabel="mean squared error, all curves", xticks=range(0, HORIZON + 1, 24))
     below.legend(frameon=False)

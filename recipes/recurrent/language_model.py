@@ -236,7 +236,7 @@ def show(model, hp):
     starts = 2 ** np.arange(int(np.log2(carried.shape[1] + 1)))  # 1, 2, 4, ...
     lost = [np.nanmean((from_zeros - carried)[:, start - 1 : 2 * start - 1]) for start in starts]
     plain(memory).bar([f"from {start}" for start in starts], lost, color=VALIDATION)
-    memory.set(xlabel="characters read since the state was zeros", ylabel="nats per character lost by it")
+    memory.set(xlabel="characters read since the memory was erased", ylabel="extra nats per character without it")
     return {"samples": "\n\n".join(f"--- {name}\n{text}" for name, text in texts.items()), "surprise": picture}
 
 

@@ -241,10 +241,10 @@ def show(model, hp):
     samples = [" ".join(f"{word}/{name}" for word, (name, _) in zip(*each)) for each in zip(sentences, tagged)]
 
     words, right, given = tag_split(model, hp, "validation")
-    mistakes = collections.defaultdict(collections.Counter)  # {"right tag taken for given tag": {word: count}}
+    mistakes = collections.defaultdict(collections.Counter)  # {"right tag mistaken for given tag": {word: count}}
     for word, one, other in zip(words, right, given):
         if one != other:
-            mistakes[f"{one} taken for {other}"][word.decode()] += 1
+            mistakes[f"{one} mistaken for {other}"][word.decode()] += 1
     kinds = sorted(mistakes, key=lambda kind: mistakes[kind].total())[-12:]
     counts = [mistakes[kind].total() for kind in kinds]
     picture, ax = new(9, 4.5)

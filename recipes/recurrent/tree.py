@@ -270,7 +270,7 @@ def show(models, hp):
         ax.set_xticks(range(len(words)), words, rotation=40, ha="right", rotation_mode="anchor")
         ax.set(yticks=[], frame_on=False)
     picture.colorbar(dots, ax=axes, ticks=range(5), shrink=0.5).ax.set_yticklabels(CLASSES)
-    picture.suptitle("inner disc: expected by the Tree-LSTM; ring: the label")
+    picture.suptitle("disc: predicted by the Tree-LSTM; ring: the label")
     return {"trees": picture}
 
 

@@ -192,8 +192,8 @@ def show(model, hp):
     heat_map(right, probabilities[:, shown].T, rows=names, columns=[*answer, "end"], colours="Blues")
     right.set(
         title=f"{question} = {answer}, answered {given[hardest]}",
-        xlabel="the right answer's next digit",
-        ylabel="probability of each digit",
+        xlabel="position in the right answer, which the decoder reads",
+        ylabel="digit, darker = more probable",
     )
     samples = [f"{question} = {answer}" for question, answer in zip(questions[:8], given)]
     return {"digits": picture, "samples": "\n".join(samples)}

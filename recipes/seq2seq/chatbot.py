@@ -1,6 +1,6 @@
 """An encoder-decoder with attention over the last turns replies like the assistants in schema_guided_dialogue.
 
-Result    bleu 10.312 with one seed, 35.1 minutes a run (31.5 of CPU) on 1 core
+Result    bleu 10.481 with one seed, 17.3 minutes a run (17.8 of CPU) on 2 cores
 Baseline  the reply to the most similar history in train (TF-IDF); beside it, the commonest reply of all
 Published no figure for replies from the words of the history alone: the aim of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869; with attention over the

@@ -136,7 +136,7 @@ def show(model, hp):
     answers, probabilities = classify(model, images)
     wrong = np.flatnonzero(answers != digits)
     wrong = wrong[np.argsort(-probabilities[wrong])]  # The most confident mistake comes first.
-    heading = f"{len(wrong)} of {len(images):,} validation digits read wrongly, the surest first"
+    heading = f"{len(wrong)} of {len(images):,} validation digits misread, the most confident mistakes first"
     titles = [f"{digits[index]} read as {answers[index]}" for index in wrong]
 
     filters = np.moveaxis(model.get_layer("C1").kernel.numpy(), -1, 0)  # (6, 5, 5, 1)
