@@ -128,6 +128,15 @@ def test_a_mistake_in_a_builder_is_not_taken_for_a_missing_network(tmp_path, mon
         preparation.prepare([sums.Builder.name])
 
 
+def test_preparing_restores_the_random_state_of_python_and_numpy(monkeypatch):
+    monkeypatch.setattr(preparation, "prepare_one", lambda name: (random.random(), np.random.random()))
+    keras.utils.set_random_seed(5)
+    expected = random.random(), np.random.random()
+    keras.utils.set_random_seed(5)
+    preparation.prepare(["anything"])
+    assert (random.random(), np.random.random()) == expected
+
+
 def test_preparing_data_leaves_the_random_state_as_it_was(tmp_path, monkeypatch):
     in_an_empty_directory(monkeypatch, tmp_path)
     keras.utils.set_random_seed(5)
