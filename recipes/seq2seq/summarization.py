@@ -36,7 +36,7 @@ PROMISE = {
     "baseline": {"metric": "lead_rouge_l", "name": "the mail's first sentence"},
     "published": {"value": 23.44, "source": "Zhang and Tetreault 2019, their own system"},
     "data": ["aeslc"],
-    "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
+    "tolerance": 2.0,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 50, "epochs": 2, "units": 32, "vocabulary_size": 500, "length": 40}
 VARIANTS = {"without copying": {"copying": False}}
