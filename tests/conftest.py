@@ -256,6 +256,7 @@ class OtherProcess:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+        OtherProcess.cpu_seconds -= self.before  # Now they count as a finished child's.
 
 
 # Two processes: what a copied recipe defines must not help a saved model to load.
