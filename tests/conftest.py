@@ -131,6 +131,14 @@ class FirstWeights(keras.callbacks.Callback):
             self.seen.setdefault(id(weight), (weight, keras.ops.convert_to_numpy(weight)))
 
 
+COMPILE = keras.Model.compile
+
+
+def compile_for_single_steps(self, *arguments, **options):
+    """Keras's `compile`, for one step per execution: that is traced faster, and gives the same weights."""
+    return COMPILE(self, *arguments, **{**options, "steps_per_execution": 1})
+
+
 class TinyRun:
     """A `--tiny` run that was killed once and resumed: results, directory, the models that `train` returned."""
 
@@ -168,7 +176,9 @@ class TinyRun:
             self.recipe.train = original
 
     def execute(self, resume=False):
-        return runs.execute(self.entry, self.recipe, self.recipe.TINY, [0], self.out, resume)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keras.Model, "compile", compile_for_single_steps)
+            return runs.execute(self.entry, self.recipe, self.recipe.TINY, [0], self.out, resume)
 
     @property
     def model(self):
