@@ -45,33 +45,22 @@ def image_grid(images, titles, columns=10, heading="", colours="gray_r"):
     return picture
 
 
-def curve(histories, monitor):
-    """Loss and monitored metric by epoch, the fits of a recipe one after another.
+def curve(history, monitor):
+    """Loss and monitored metric by epoch, on training and validation data.
 
-    histories: {model's name: {metric: one value per epoch}}, in order.
+    history: {metric: one value per epoch}.
     monitor: name of the validation metric that a search compares.
     """
     names = ["loss"] if monitor == "val_loss" else ["loss", monitor.removeprefix("val_")]
-    stages = {stage: history for stage, history in histories.items() if history}
-    room = 0.07 * max(map(len, stages)) if len(stages) > 1 else 0.0  # for the names below the axis
-    picture, axes = new(max(6.0, 0.3 * len(stages)) * len(names), 3.8 + room, columns=len(names), squeeze=False)
+    picture, axes = new(6.0 * len(names), 3.8, columns=len(names), squeeze=False)
     for ax, name in zip(axes[0], names):
-        plain(ax).set(xlabel="epoch", ylabel=name.replace("_", " "))
-        begin, middles = 0, []
-        for history in stages.values():
-            length = len(next(iter(history.values())))
-            for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
-                if metric in history:
-                    epochs = range(begin + 1, begin + length + 1)
-                    ax.plot(epochs, history[metric], color=colour, label=part, marker=".")
-            middles.append(begin + (1 + length) / 2)
-            begin += length
+        plain(ax).set(title=f"{name.replace('_', ' ')} by epoch", xlabel="epoch", ylabel=name.replace("_", " "))
+        for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
+            if metric in history:
+                values = history[metric]
+                ax.plot(range(1, len(values) + 1), values, color=colour, label=part, marker=".")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(stages) > 1:
-            ax.set_xticks(middles, stages, rotation=60, ha="right", rotation_mode="anchor")
-            ax.set_xlabel("epochs of each fit")
-        lines = dict(zip(*reversed(ax.get_legend_handles_labels())))  # One of each label.
-        ax.legend(lines.values(), lines, frameon=False)
+        ax.legend(frameon=False)
     return picture
 
 

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from common.cookbook import catalogue, copying, errors, results
+from common.cookbook import catalogue, copying, errors, pages, results
 
 
 def list_recipes():
@@ -23,18 +23,21 @@ def verify(name):
 
 
 def write_tables():
-    """Brings the README's table and every docstring's Result up to date with the results files."""
-    readme = catalogue.ROOT / "README.md"
-    readme.write_text(catalogue.readme_with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    """Brings all generated text up to date: the docstrings' Result and Answers, the chapters' pages, the README."""
     for entry in catalogue.entries():
-        catalogue.write_result(entry)
+        catalogue.write_fields(entry)
+    for chapter in pages.chapters():
+        page = catalogue.ROOT / "recipes" / chapter / "README.md"
+        page.write_text(pages.chapter_page(chapter), encoding="utf-8")
+    readme = catalogue.ROOT / "README.md"
+    readme.write_text(pages.readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main(arguments=None):
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes",
-        description="Without a command, lists the recipes. `python -m recipes.CHAPTER.NAME --help` tells of one.",
+        description="Without a command, lists the recipes. `python -m recipes.CHAPTER.NAME --help` describes one.",
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
     copy = commands.add_parser("copy", help="write a recipe as one file that needs nothing of this repository")
@@ -42,7 +45,7 @@ def main(arguments=None):
     copy.add_argument("file", metavar="FILE.py")
     again = commands.add_parser("verify", help="run a recipe again and compare with its recorded figure")
     again.add_argument("name", metavar="CHAPTER.NAME")
-    commands.add_parser("table", help="write the README's table and the docstrings' results")
+    commands.add_parser("table", help="write the pages, the README's table, and the docstrings' results and answers")
     options = parser.parse_args(arguments)
     try:
         if options.command == "copy":

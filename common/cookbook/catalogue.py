@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import pathlib
 import re
+import textwrap
 
-from common.cookbook import errors, results
+from common.cookbook import answers, errors, results, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIELDS = ("Result", "Baseline", "Published", "Paper", "Answers")
@@ -53,8 +54,30 @@ class Entry:
     @property
     def pinned(self):
         """The hyperparameters that a search leaves as they are: they change its cost, its task or its score's scale."""
-        hyperparameters = set(re.findall(r'hp\.[A-Z]\w+\("(\w+)"', ast.unparse(self.tree).replace("'", '"')))
+        hyperparameters = {each.name for each in settings.declarations(self.tree)}
         return [name for name in ("epochs", "examples", *self.constant("PINNED", ())) if name in hyperparameters]
+
+    @property
+    def hyperparameters(self):
+        """Every hyperparameter with default, range and remark, as text."""
+        return settings.listing(self.tree, self.path.read_text(encoding="utf-8"))
+
+    @property
+    def example(self):
+        """What the docstring shows after `--try`, with a space before it; "" where it shows none."""
+        found = re.search(rf"python -m recipes\.{self.name} --try(.*)", self.docstring)
+        return found[1] if found else ""
+
+    def source(self, function):
+        """The text of one of the recipe's functions."""
+        node = next(each for each in self.tree.body if getattr(each, "name", None) == function)
+        return ast.get_source_segment(self.path.read_text(encoding="utf-8"), node)
+
+    @property
+    def shows(self):
+        """What the recipe's pictures show, in a sentence."""
+        node = next(each for each in self.tree.body if getattr(each, "name", None) == "show")
+        return ast.get_docstring(node).split("\n\n")[0].replace("\n", " ")
 
     @property
     def directory(self):
@@ -85,63 +108,22 @@ def entry(name):
     return known[name]
 
 
-def write_result(entry):
-    """Brings the docstring's Result up to date with the results file."""
+def write_fields(entry):
+    """Brings the docstring's Result and Answers up to date with the results file."""
+    recorded = entry.results
+    answered = answers.fill(entry.promise, recorded).items()
+    lines = {
+        "Result": [results.result_line(recorded) if recorded else answers.UNMEASURED],
+        "Answers": [line for question, answer in answered for line in textwrap.wrap(f"{question} {answer}", 110)],
+    }
     text = entry.path.read_text(encoding="utf-8")
-    line = results.result_line(entry.results) if entry.results else "not measured yet"
-    updated, count = re.subn(r"^Result {4}.*(?:\n {10}.*)*$", f"Result    {line}", text, count=1, flags=re.MULTILINE)
-    if not count:
-        raise errors.RecipeError(f"{entry.path}: the docstring has no line that begins with 'Result    '")
+    updated = text
+    for label, paragraph in lines.items():
+        body = f"{label:10}" + f"\n{'':10}".join(paragraph)
+        updated, count = re.subn(
+            rf"^{label} +\S.*(?:\n {{10}}.*)*$", lambda _: body, updated, count=1, flags=re.MULTILINE
+        )
+        if not count:
+            raise errors.RecipeError(f"{entry.path}: the docstring has no line that begins with {label!r}")
     if updated != text:
         entry.path.write_text(updated, encoding="utf-8")
-
-
-def table():
-    """All results as a Markdown table."""
-    rows = ["| recipe | data | figure | measured | baseline | published | minutes |", "|---|---|---|---|---|---|---|"]
-    for entry in entries():
-        promise, recorded = entry.promise, entry.results
-        link = f"[`{entry.name}`](recipes/{entry.name.replace('.', '/')}.py)"
-        published = f"{results.number(promise['published']['value'])} ({results.published(promise)}"
-        if recorded and "metric" in promise["published"]:
-            published += f": {results.number(recorded['metrics'][promise['published']['metric']])} here"
-        figure = f"{promise['figure']['metric'].replace('_', ' ')}, {promise['figure']['better']} is better"
-        measured = baseline = duration = "not yet"
-        if recorded:
-            count = len(recorded["seeds"])
-            measured = f"**{results.spread(recorded['figure'])}** ({count} seed{'s' if count > 1 else ''})"
-            baseline = f"{results.number(recorded['baseline']['value'])} ({recorded['baseline']['name']})"
-            cpu = f" ({recorded['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in recorded else ""
-            duration = f"{recorded['seconds'] / 60:.1f}{cpu}"
-        rows.append(
-            f"| {link} | {', '.join(promise['data'])} | {figure} | {measured} | {baseline} | {published}) | {duration} |"
-        )
-    return "\n".join([*rows, "", *variants()])
-
-
-def variants():
-    """The recipes' own comparisons as Markdown lines: the figure and the speed, as it is and changed, same seed."""
-    lines = []
-    for entry in entries():
-        recorded = entry.results or {}
-        for name, variant in recorded.get("variants", {}).items():
-            metric = recorded["figure"]["name"]
-            own = recorded["figure"]["values"][recorded["seeds"].index(variant["seeds"][0])]
-            speeds = [sum(each["examples_per_second"].values()) for each in (recorded, variant)]
-            # A loop of one's own, and what is no Keras model, count no examples.
-            speed = f", at {speeds[1] / speeds[0]:.2f} times the examples per second" if all(speeds) else ""
-            lines.append(
-                f"- `{entry.name}`, {name} (`--set {results.assignments(variant['values'])}`): {metric.replace('_', ' ')} "
-                f"{results.number(variant['metrics'][metric])} instead of {results.number(own)}{speed}."
-            )
-    return lines
-
-
-BEGIN, END = "<!-- table: python -m recipes table -->", "<!-- end of table -->"
-
-
-def readme_with_table(text):
-    """The README's text with the current table between its two marks."""
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""The command line of a recipe."""
+"""The command line of a recipe. TensorFlow is imported by the commands that need it, and `--help` is not among them."""
 
 import argparse
 import errno
@@ -7,9 +7,9 @@ import importlib
 import pathlib
 import sys
 
-import tensorflow as tf
+from common.cookbook import catalogue, errors, results
 
-from common.cookbook import catalogue, errors, results, runs, search, settings
+TUNERS = ("random", "bayesian", "hyperband")
 
 
 def positive(text):
@@ -19,35 +19,57 @@ def positive(text):
     return int(text)
 
 
-def parser(entry, recipe):
+def parser(entry):
     """The command line of one recipe."""
     parser = argparse.ArgumentParser(
         prog=f"python -m recipes.{entry.name}",
         description=entry.sentence,
-        epilog=f"hyperparameters, their defaults and what --set takes:\n{settings.listing(recipe.configure)}",
+        epilog=f"hyperparameters, their defaults, and the values that --set takes:\n{entry.hyperparameters}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    tiny = results.assignments(entry.constant("TINY"))
     add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="hyperparameters to change")
     add("--seed", type=int, default=0, help="the (first) seed, 0 by default")
     add("--seeds", type=positive, default=1, metavar="N", help="run N seeds and report mean and standard deviation")
-    add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {results.assignments(recipe.TINY)}")
+    add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {tiny}")
     add("--resume", action="store_true", help="resume a run that was interrupted")
+    if "predict" in {getattr(node, "name", None) for node in entry.tree.body}:
+        add(
+            "--try",
+            nargs="*",
+            dest="inputs",
+            metavar="INPUT",
+            help="use the trained model; without INPUT, line by line",
+        )
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
     add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
-    add("--tuner", choices=list(search.ORACLES), default="random", help="search strategy, random by default")
+    add("--tuner", choices=TUNERS, default="random", help="search strategy, random by default")
     add("--out", type=pathlib.Path, metavar="DIR", help="output directory")
     return parser
 
 
+def answer_help(command):
+    """Answers `python -m recipes.CHAPTER.NAME --help` before Python imports the recipe, and with it TensorFlow.
+
+    command: the words of the command line, `sys.orig_argv`.
+    """
+    module, *arguments = command[command.index("-m") + 1 :] if "-m" in command[:-1] else [""]
+    known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()} if {"-h", "--help"} & {*arguments} else {}
+    if module in known:
+        parser(known[module]).parse_args(["--help"])
+
+
 def main(name, arguments=None):
     """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports mistakes in a line."""
+    import tensorflow as tf
+
     entry = catalogue.entry(name.removeprefix("recipes."))
     # The file runs as `__main__`; what it saves must name its classes as an import of it would.
     recipe = importlib.import_module(name)
     # Many fits in one run are no mistake, and TensorFlow warns that each is traced anew.
     tf.get_logger().setLevel("ERROR")
-    options = parser(entry, recipe).parse_args(arguments)
+    options = parser(entry).parse_args(arguments)
     try:
         dispatch(entry, recipe, options)
     except errors.RecipeError as error:
@@ -55,7 +77,7 @@ def main(name, arguments=None):
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"{entry.name}: the disk is full: make room, then continue with --resume ({error.filename or ''})")
+        sys.exit(f"{entry.name}: the disk is full; free some space, then rerun with --resume ({error.filename or ''})")
 
 
 def folder(values):
@@ -66,6 +88,8 @@ def folder(values):
 
 def dispatch(entry, recipe, options):
     """Does what the command line asks for."""
+    from common.cookbook import runs, search, settings, trying
+
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
     out = options.out or entry.directory / ("tiny" if options.tiny else folder(given))
@@ -74,8 +98,28 @@ def dispatch(entry, recipe, options):
         search.search(entry, recipe, values, options, out / "search" / options.tuner)
     elif options.variants:
         runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
+    elif getattr(options, "inputs", None) is not None:
+        trying.try_model(entry, recipe, out, options.inputs)
     else:
         seeds = list(range(options.seed, options.seed + options.seeds))
         measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
         results.report(measured, out)
         results.record(measured, out)
+        print(what_next(entry, options, out))
+
+
+def what_next(entry, options, out):
+    """The commands that a finished run suggests."""
+    same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
+    same += ["--out", str(options.out)] if options.out else []
+    command = " ".join([f"python -m recipes.{entry.name}", *same])
+    lines = ["", "Next:"]
+    if options.tiny:
+        lines[0] = "\nThis was a tiny run: it shows that everything works, and its figures mean nothing."
+    if hasattr(options, "inputs"):
+        lines.append(f"  {command} --try{entry.example}")
+    if entry.constant("VARIANTS", {}):
+        lines.append(f"  {command} --variants")
+    lines.append(f"  tensorboard --logdir {out / 'logs'}")
+    lines.append(f"  python -m recipes copy {entry.name} my_{entry.name.split('.')[1]}.py")
+    return "\n".join(lines)

@@ -34,16 +34,11 @@ def collect(promise, measured, elapsed, scores):
     measured: one {metric: value} per seed; elapsed: one {"seconds", "cpu_seconds"} per seed; scores: one per seed.
     """
     name, baseline = promise["figure"]["metric"], promise["baseline"]
-    values = [metrics[name] for metrics in measured]
+    by_seed = {name: [metrics[name] for metrics in measured] for name in measured[0]}
     return {
-        "figure": {
-            "better": promise["figure"]["better"],
-            "name": name,
-            "mean": statistics.fmean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "values": values,
-        },
-        "metrics": {name: statistics.fmean(metrics[name] for metrics in measured) for name in measured[0]},
+        "figure": {"better": promise["figure"]["better"], "name": name, **summary(by_seed[name])},
+        "metrics": {name: statistics.fmean(values) for name, values in by_seed.items()},
+        "metrics_by_seed": by_seed,
         "baseline": {
             "name": baseline["name"],
             "value": statistics.fmean(metrics[baseline["metric"]] for metrics in measured),
@@ -52,6 +47,28 @@ def collect(promise, measured, elapsed, scores):
         **{name: statistics.fmean(run[name] for run in elapsed) for name in elapsed[0]},
         "score": {"name": promise["monitor"]["metric"], "values": scores},
     }
+
+
+def summary(values):
+    """Mean, standard deviation and values of a figure over its seeds."""
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "sd": sd, "values": values}
+
+
+def better(promise_or_results, value, other):
+    """Whether the first value is the better one, in the figure's direction."""
+    return value > other if promise_or_results["figure"]["better"] == "higher" else value < other
+
+
+def passed(results):
+    """Whether the published figure was passed."""
+    goal = results["published"]
+    return better(results, results["metrics"][goal.get("metric", results["figure"]["name"])], goal["value"])
+
+
+def beats_baseline(results):
+    """Whether the figure is better than the baseline's."""
+    return better(results, results["figure"]["mean"], results["baseline"]["value"])
 
 
 def assignments(values):
@@ -100,13 +117,15 @@ def tolerance(results, promise):
 def report(results, out):
     """Prints the figure beside the baseline's and the published one."""
     figure, goal = results["figure"], results["published"]
-    compared = results["metrics"][goal.get("metric", figure["name"])]
-    passed = compared > goal["value"] if figure["better"] == "higher" else compared < goal["value"]
     name = figure["name"].replace("_", " ")
     rows = [
         (name, spread(figure), f"{figure['better']} is better, on test"),
-        ("baseline", number(results["baseline"]["value"]), results["baseline"]["name"]),
-        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed else 'not reached'}"),
+        (
+            "baseline",
+            number(results["baseline"]["value"]),
+            results["baseline"]["name"] + ("" if beats_baseline(results) else ": better than the network"),
+        ),
+        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed(results) else 'not reached'}"),
     ]
     rows += [(f"  {key.replace('_', ' ')}", number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)
@@ -131,9 +150,22 @@ def record(results, out):
         os.replace(out / "run.json", out / "results.json")
 
 
+def merge(first, rest):
+    """One record of the same variant's runs from further seeds, as `add_variant` takes it."""
+    by_seed = {name: [*values, *rest["metrics_by_seed"][name]] for name, values in first["metrics_by_seed"].items()}
+    counts = len(first["seeds"]), len(rest["seeds"])
+    mean = {
+        name: (counts[0] * first[name] + counts[1] * rest[name]) / sum(counts) for name in ("seconds", "cpu_seconds")
+    }
+    metrics = {name: statistics.fmean(values) for name, values in by_seed.items()}
+    seeds = [*first["seeds"], *rest["seeds"]]
+    return {**first, **mean, "metrics": metrics, "metrics_by_seed": by_seed, "seeds": seeds}
+
+
 def add_variant(out, name, values, variant):
     """Adds a variant's results to the `results.json` in `out`."""
     results = read_json(out / "results.json")
-    chosen = ("metrics", "seconds", "cpu_seconds", "examples_per_second", "seeds")
+    chosen = ("metrics", "metrics_by_seed", "seconds", "cpu_seconds", "examples_per_second", "seeds")
     results.setdefault("variants", {})[name] = {"values": values, **{key: variant[key] for key in chosen}}
     files.write_json(out / "results.json", results)
+    return results

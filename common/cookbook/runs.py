@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import callbacks, data, files, plots
-from common.cookbook import errors, preparation, results, settings
+from common.cookbook import answers, errors, preparation, results, settings
 
 
 def clocks():
@@ -224,8 +224,9 @@ def keep(out, recipe, model, hp, histories):
         for name, text in recipe.assets(hp).items():
             files.write_text(out / name, text)
     shown = recipe.show(model, hp)
-    if histories:
-        shown = {"curve": plots.curve(histories, recipe.PROMISE["monitor"]["metric"]), **shown}
+    own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
+    if len(own.get("loss", [])) > 2:  # One or two points are no curve.
+        shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
     for name, each in shown.items():
         if isinstance(each, str):
             files.write_text(out / f"{name}.txt", each + "\n")
@@ -236,6 +237,8 @@ def keep(out, recipe, model, hp, histories):
 
 def compare_variants(entry, recipe, values, seed, out, resume):
     """Trains the recipe's variants and adds their figures to `results.json`.
+
+    Each is trained from `seed`, and from the run's other seeds too if its figure lies within the spread of the run's.
 
     values: hyperparameters of the run in `out`, of which each variant changes some.
     resume: continue the variant that was killed, and skip those that were compared before it.
@@ -249,17 +252,28 @@ def compare_variants(entry, recipe, values, seed, out, resume):
         )
     if not getattr(recipe, "VARIANTS", {}):
         raise errors.RecipeError(f"{entry.name} has no variants")
+
+    def train(name, seeds, folder):
+        directory = out / "variants" / folder
+        unfinished = resume and (directory / "backup" / "run.json").exists()
+        variant = execute(entry, recipe, {**values, **recipe.VARIANTS[name]}, seeds, directory, unfinished, own=True)
+        results.report(variant, directory)
+        return variant
+
     for name, changed in recipe.VARIANTS.items():
         print(f"\nVariant: {name} ({results.assignments(changed)})")
-        directory = out / "variants" / name.replace(" ", "_")
-        unfinished = resume and (directory / "backup" / "run.json").exists()
-        before = recorded.get("variants", {}).get(name, {})
-        if resume and not unfinished and (before.get("values"), before.get("seeds")) == (changed, [seed]):
-            print("compared before the interruption")
-            continue
-        variant = execute(entry, recipe, {**values, **changed}, [seed], directory, unfinished, own=True)
-        results.report(variant, directory)
-        results.add_variant(out, name, changed, variant)
+        variant, folder = recorded.get("variants", {}).get(name, {}), name.replace(" ", "_")
+        if resume and variant.get("values") == changed and seed in variant["seeds"] and "metrics_by_seed" in variant:
+            print(f"compared before the interruption, seeds {variant['seeds']}")
+        else:
+            variant = train(name, [seed], folder)
+            recorded = results.add_variant(out, name, changed, variant)
+        others = [each for each in recorded["seeds"] if each not in variant["seeds"]]
+        if others and answers.differs(recipe.PROMISE, recorded, name, recorded["figure"]["name"]) is False:
+            print(f"The difference is within the spread of the seeds, so seeds {others} are trained too.")
+            recorded = results.add_variant(
+                out, name, changed, results.merge(variant, train(name, others, f"{folder}_more"))
+            )
 
 
 def verify(entry, recipe):

@@ -1,0 +1,54 @@
+"""`--try`: uses what a run trained on inputs of one's own."""
+
+import keras
+
+from common.cookbook import errors
+
+
+class Assets(dict):
+    """{file name: text} of the files beside a model, each read when it is asked for."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = directory
+
+    def __missing__(self, name):
+        return (self.directory / name).read_text(encoding="utf-8")
+
+
+def try_model(entry, recipe, directory, inputs):
+    """Prints what the model in `directory` answers to each of `inputs`, or, without any, to every line typed.
+
+    Raises:
+        errors.RecipeError: there is no model, or the recipe refuses an input.
+    """
+    path = directory / "model.keras"
+    if not path.exists():
+        raise errors.RecipeError(f"no trained model in {directory}; train one with the same command without --try")
+    model, assets = keras.models.load_model(path), Assets(directory)
+    if not inputs:
+        return converse(recipe, model, assets)
+    try:
+        print("\n".join(recipe.predict(model, assets, inputs)))
+    except (ValueError, OSError) as error:
+        raise errors.RecipeError(str(error)) from None
+
+
+def converse(recipe, model, assets):
+    """Answers line by line until an empty one. `predict` gets all lines so far, which are the turns of a dialogue."""
+    print("Type an input and press Enter; an empty line ends.")
+    lines = []
+    while line := ask():
+        try:
+            print(recipe.predict(model, assets, [*lines, line])[-1])
+            lines.append(line)
+        except (ValueError, OSError) as error:
+            print(error)
+
+
+def ask():
+    """The next line, "" at the end of the input."""
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
