@@ -5,7 +5,7 @@ import re
 import statistics
 import string
 
-from common.cookbook import errors, results
+from common.cookbook import errors
 
 UNMEASURED = "not measured yet"
 NO_DIFFERENCE = "no difference beyond the spread of the seeds"

@@ -112,18 +112,17 @@ def write_fields(entry):
     """Brings the docstring's Result and Answers up to date with the results file."""
     recorded = entry.results
     answered = answers.fill(entry.promise, recorded).items()
-    lines = {
-        "Result": [results.result_line(recorded) if recorded else answers.UNMEASURED],
-        "Answers": [line for question, answer in answered for line in textwrap.wrap(f"{question} {answer}", 110)],
-    }
     text = entry.path.read_text(encoding="utf-8")
-    updated = text
-    for label, paragraph in lines.items():
-        body = f"{label:10}" + f"\n{'':10}".join(paragraph)
-        updated, count = re.subn(
-            rf"^{label} +\S.*(?:\n {{10}}.*)*$", lambda _: body, updated, count=1, flags=re.MULTILINE
-        )
-        if not count:
-            raise errors.RecipeError(f"{entry.path}: the docstring has no line that begins with {label!r}")
+    updated = with_field(text, "Result", [results.result_line(recorded) if recorded else answers.UNMEASURED])
+    lines = [line for question, answer in answered for line in textwrap.wrap(f"{question} {answer}", 110)]
+    updated = with_field(updated, "Answers", lines)
     if updated != text:
         entry.path.write_text(updated, encoding="utf-8")
+
+
+def with_field(text, label, lines):
+    """The text of a recipe whose docstring has `lines` beside the label."""
+    pattern = re.compile(rf"^{label} +\S.*(?:\n {{10}}.*)*$", re.MULTILINE)
+    if not pattern.search(text):
+        raise errors.RecipeError(f"the docstring has no line that begins with {label!r}: {text.splitlines()[0]}")
+    return pattern.sub(lambda _: f"{label:10}" + f"\n{'':10}".join(lines), text, count=1)

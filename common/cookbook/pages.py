@@ -6,6 +6,12 @@ import os
 from common.cookbook import answers, catalogue, results
 
 GENERATED = "<!-- Written by `python -m recipes table`. -->"
+HOW_MEASURED = """\
+Every figure is measured on the test split by the recipe itself and given as mean ± standard deviation over the seeds;
+`results.json` beside each picture records seeds, hyperparameters, machine and versions. Minutes are wall-clock time per
+run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
+`python -m recipes verify CHAPTER.NAME` repeats a measurement."""
+SHOWN = "vision.lenet"  # Its network stands in the README.
 
 
 def chapters():
@@ -65,9 +71,6 @@ def readme(text):
     return between(between(text, "table", table()), "network", network(SHOWN))
 
 
-SHOWN = "vision.lenet"  # Its network stands in the README.
-
-
 def minutes(run):
     """Wall-clock minutes, with the CPU time, summed over cores, in parentheses."""
     cpu = f" ({run['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in run else ""
@@ -78,12 +81,11 @@ def comparison(entry):
     """A recipe's figure beside baseline, published figure and variants, as Markdown rows."""
     promise, recorded = entry.promise, entry.results
     metric = promise["figure"]["metric"]
-    seeds = len(recorded["seeds"])
+    over = f"{len(recorded['seeds'])} seeds" if len(recorded["seeds"]) > 1 else "1 seed"
     rows = [
         f"| | {metric.replace('_', ' ')}, {promise['figure']['better']} is better | minutes (CPU) |",
         "|---|---|---|",
-        f"| **this recipe**, {seeds} seed{'s' if seeds > 1 else ''} | **{results.spread(recorded['figure'])}** "
-        f"| {minutes(recorded)} |",
+        f"| **this recipe**, {over} | **{results.spread(recorded['figure'])}** | {minutes(recorded)} |",
     ]
     weaker = "" if results.beats_baseline(recorded) else " ✗ better than the network"
     rows.append(
@@ -111,11 +113,10 @@ def section(entry):
     """One recipe on its chapter's page."""
     name = entry.name.split(".")[1]
     lines = [f"## {name}", "", entry.sentence, ""]
-    for picture in sorted(entry.directory.glob("*.png"))[:]:
-        if picture.stem != "curve":
-            path = os.path.relpath(picture, entry.path.parent)
-            lines += [f'<img src="{path}" width="100%" alt="{entry.shows}">', ""]
-            break
+    pictures = [path for path in sorted(entry.directory.glob("*.png")) if path.stem != "curve"]
+    for picture in pictures[:1]:
+        path = os.path.relpath(picture, entry.path.parent)
+        lines += [f'<img src="{path}" width="100%" alt="{entry.shows}">', ""]
     lines += comparison(entry) if entry.results else [f"Its figure is {answers.UNMEASURED}."]
     lines += [""]
     for question, answer in answers.fill(entry.promise, entry.results).items():
@@ -127,14 +128,7 @@ def section(entry):
 def chapter_page(chapter):
     """The text of `recipes/CHAPTER/README.md`."""
     name, about = title(chapter)
-    lines = [GENERATED, "", f"# {name}", "", about[:1].upper() + about[1:], ""]
-    lines += [
-        "Every figure is measured on the test split by the recipe itself, as mean ± standard deviation over the seeds; "
-        "`results.json` beside each picture holds seeds, hyperparameters, machine and versions. Minutes are wall-clock "
-        "time per run on one or two shared cores, in parentheses CPU time, summed over cores. "
-        "`python -m recipes verify CHAPTER.NAME` repeats a measurement.",
-        "",
-    ]
+    lines = [GENERATED, "", f"# {name}", "", about[:1].upper() + about[1:], "", HOW_MEASURED, ""]
     for entry in chapters()[chapter]:
         lines += section(entry)
     return "\n".join(lines)

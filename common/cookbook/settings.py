@@ -97,7 +97,7 @@ def listing(tree, source):
     width = max(len(each.name) for each in space)
     lines = []
     for each in space:
-        lines.append(f"  {each.name:{width}}  {str(each.default):8}  {allowed(each)}")
+        lines.append(f"  {each.name:{width}}  {each.default!s:8}  {allowed(each)}")
         lines += textwrap.wrap(told[each.name], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
