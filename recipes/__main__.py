@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from common.cookbook import catalogue, copying, errors, pages, results
+from common.cookbook import catalogue, command_line, copying, errors, pages, results
 
 
 def list_recipes():
@@ -17,7 +17,8 @@ def list_recipes():
 
 def verify(name):
     """Runs the recipe again; returns whether the figure is within the recorded mean ± 3 sd."""
-    from common.cookbook import runs  # TensorFlow is needed by this command alone.
+    command_line.import_tensorflow_quietly()  # Which only this command needs.
+    from common.cookbook import runs
 
     return runs.verify(catalogue.entry(name), importlib.import_module(f"recipes.{name}"))
 

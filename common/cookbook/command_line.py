@@ -4,6 +4,7 @@ import argparse
 import errno
 import hashlib
 import importlib
+import os
 import pathlib
 import sys
 
@@ -49,15 +50,32 @@ def parser(entry):
     return parser
 
 
-def answer_help(command):
-    """Answers `python -m recipes.CHAPTER.NAME --help` before Python imports the recipe, and with it TensorFlow.
+def prepare(command):
+    """What a command line `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
+
+    Answers `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
 
     command: the words of the command line, `sys.orig_argv`.
     """
     module, *arguments = command[command.index("-m") + 1 :] if "-m" in command[:-1] else [""]
-    known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()} if {"-h", "--help"} & {*arguments} else {}
-    if module in known:
+    if not module.startswith("recipes."):
+        return
+    known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()}
+    if module in known and {"-h", "--help"} & {*arguments}:
         parser(known[module]).parse_args(["--help"])
+    import_tensorflow_quietly()
+
+
+def import_tensorflow_quietly():
+    """Imports TensorFlow while standard error is closed: what it logs on the way obeys none of its settings."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def main(name, arguments=None):
