@@ -29,21 +29,34 @@ def command(*arguments):
     )
 
 
-def test_the_list_has_every_recipe_and_imports_no_tensorflow():
-    code = "import sys; from recipes import __main__; __main__.main([]); sys.exit('tensorflow' in sys.modules)"
+@pytest.fixture
+def quick():
+    """Fails a test whose commands take a CPU second or more, as importing TensorFlow does."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
-    listed = subprocess.run(
-        [sys.executable, "-c", code], cwd=catalogue.ROOT, capture_output=True, text=True, check=True
-    )
+    yield
     end = resource.getrusage(resource.RUSAGE_CHILDREN)  # Not the clock's seconds: other tests run beside this one.
     assert end.ru_utime - start.ru_utime + end.ru_stime - start.ru_stime < 1.0
+
+
+def test_the_list_has_every_recipe_at_once(quick):
+    listed = command("recipes")
     for entry in catalogue.entries():
         assert entry.name in listed.stdout and entry.sentence in listed.stdout
 
 
-def test_the_readme_s_table_is_that_of_the_results():
-    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
-    assert catalogue.readme_with_table(text) == text, "run `python -m recipes table`"
+def test_help_has_every_hyperparameter_with_range_and_remark_at_once(quick):
+    told = command(f"recipes.{NAME}", "--help").stdout
+    assert "0.0001..0.03, logarithmic" in told and "32..512 in steps of 32" in told
+    assert "      The peak of the one-cycle schedule." in told
+
+
+def test_a_run_starts_without_tensorflow_s_messages_and_ends_with_what_to_do_next(tmp_path):
+    done = command(f"recipes.{NAME}", "--tiny", "--out", str(tmp_path))
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("Training addition")
+    assert "its figures mean nothing" in done.stdout
+    again = f"python -m recipes.{NAME} --tiny --out {tmp_path}"
+    assert f'  {again} --try "535+61"\n  {again} --variants\n' in done.stdout
 
 
 def test_an_unknown_recipe_is_told_in_one_line(capsys):
@@ -51,13 +64,6 @@ def test_an_unknown_recipe_is_told_in_one_line(capsys):
         assert commands.main(arguments) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and NAME in told
-
-
-def test_help_lists_the_hyperparameters(capsys):
-    with pytest.raises(SystemExit, match="^0$"):
-        command_line.main(f"recipes.{NAME}", ["--help"])
-    told = capsys.readouterr().out
-    assert "learning_rate" in told and "32..512 in steps of 32" in told
 
 
 def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
@@ -200,6 +206,30 @@ def test_variants_change_the_run_that_they_are_compared_with(tmp_path, tiny_runs
     for other in (["--seed", "3"], ["--set", "units=64"]):
         with pytest.raises(SystemExit, match="finished run of the same seed"):
             command_line.main(f"recipes.{NAME}", [*arguments, *other])
+
+
+def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(tmp_path, tiny_runs, monkeypatch):
+    measured = tiny_runs(NAME).results
+    name = measured["figure"]["name"]
+    figure = {**measured["figure"], **results.summary([0.90, 0.91, 0.92])}
+    files.write_json(tmp_path / "results.json", {**measured, "figure": figure, "seeds": [0, 1, 2]})
+    trained = []
+
+    def execute(entry, recipe, values, seeds, *others, **options):
+        trained.append(seeds)
+        values = [near + 0.001 * seed for seed in seeds]
+        metrics = {"metrics": {name: values[0]}, "metrics_by_seed": {name: values}}
+        return {**measured, **metrics, "seeds": seeds}
+
+    for near, expected in ((0.915, [[0], [1, 2]]), (0.5, [[0]])):
+        trained.clear()
+        monkeypatch.setattr(runs, "execute", execute)
+        command_line.main(f"recipes.{NAME}", ["--tiny", "--variants", "--out", str(tmp_path)])
+        assert trained == expected
+        (variant,) = results.read_json(tmp_path / "results.json")["variants"].values()
+        assert variant["seeds"] == sum(expected, [])
+        assert variant["metrics_by_seed"][name] == pytest.approx([near + 0.001 * seed for seed in variant["seeds"]])
+        assert variant["metrics"][name] == pytest.approx(np.mean(variant["metrics_by_seed"][name]))
 
 
 def test_a_folder_s_name_is_never_too_long():
