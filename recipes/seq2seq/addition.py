@@ -10,6 +10,7 @@ Answers   not measured yet
 
     python -m recipes.seq2seq.addition
     python -m recipes.seq2seq.addition --set units=256 --seed 1
+    python -m recipes.seq2seq.addition --try "535+61"
 """
 
 import json

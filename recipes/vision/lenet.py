@@ -11,6 +11,7 @@ Answers   not measured yet
 
     python -m recipes.vision.lenet
     python -m recipes.vision.lenet --set activation=tanh pooling=average
+    python -m recipes.vision.lenet --try digit.png
 """
 
 import keras
@@ -37,10 +38,6 @@ PROMISE = {
         ),
         "What do ReLU and max pooling add to the network of 1998?": "not measured yet",
         "What does augmentation add?": "not measured yet",
-        "What do the first and the later layers respond to?": (
-            "The maps of C1 still look like the digit, and each favours strokes in certain directions; those of C3 "
-            "are coarse and no longer look like a digit, as feature_maps.png shows for one example."
-        ),
     },
 }
 TINY = {"examples": 64, "epochs": 2}
