@@ -208,7 +208,10 @@ def test_variants_change_the_run_that_they_are_compared_with(tmp_path, tiny_runs
             command_line.main(f"recipes.{NAME}", [*arguments, *other])
 
 
-def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(tmp_path, tiny_runs, monkeypatch):
+@pytest.mark.parametrize("near, expected", [(0.915, [[0], [1, 2]]), (0.5, [[0]])])
+def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
+    near, expected, tmp_path, tiny_runs, monkeypatch
+):
     measured = tiny_runs(NAME).results
     name = measured["figure"]["name"]
     figure = {**measured["figure"], **results.summary([0.90, 0.91, 0.92])}
@@ -221,15 +224,13 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(tmp_pat
         metrics = {"metrics": {name: values[0]}, "metrics_by_seed": {name: values}}
         return {**measured, **metrics, "seeds": seeds}
 
-    for near, expected in ((0.915, [[0], [1, 2]]), (0.5, [[0]])):
-        trained.clear()
-        monkeypatch.setattr(runs, "execute", execute)
-        command_line.main(f"recipes.{NAME}", ["--tiny", "--variants", "--out", str(tmp_path)])
-        assert trained == expected
-        (variant,) = results.read_json(tmp_path / "results.json")["variants"].values()
-        assert variant["seeds"] == sum(expected, [])
-        assert variant["metrics_by_seed"][name] == pytest.approx([near + 0.001 * seed for seed in variant["seeds"]])
-        assert variant["metrics"][name] == pytest.approx(np.mean(variant["metrics_by_seed"][name]))
+    monkeypatch.setattr(runs, "execute", execute)
+    command_line.main(f"recipes.{NAME}", ["--tiny", "--variants", "--out", str(tmp_path)])
+    assert trained == expected
+    (variant,) = results.read_json(tmp_path / "results.json")["variants"].values()
+    assert variant["seeds"] == sum(expected, [])
+    assert variant["metrics_by_seed"][name] == pytest.approx([near + 0.001 * seed for seed in variant["seeds"]])
+    assert variant["metrics"][name] == pytest.approx(np.mean(variant["metrics_by_seed"][name]))
 
 
 def test_a_folder_s_name_is_never_too_long():
