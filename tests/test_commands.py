@@ -214,8 +214,10 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
 ):
     measured = tiny_runs(NAME).results
     name = measured["figure"]["name"]
-    figure = {**measured["figure"], **results.summary([0.90, 0.91, 0.92])}
-    files.write_json(tmp_path / "results.json", {**measured, "figure": figure, "seeds": [0, 1, 2]})
+    by_seed = {name: [0.90, 0.91, 0.92]}
+    figure = {**measured["figure"], **results.summary(by_seed[name])}
+    recorded = {**measured, "figure": figure, "metrics_by_seed": by_seed, "seeds": [0, 1, 2]}
+    files.write_json(tmp_path / "results.json", recorded)
     trained = []
 
     def execute(entry, recipe, values, seeds, *others, **options):
