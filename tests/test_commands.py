@@ -399,3 +399,20 @@ def test_the_first_run_of_a_copy_equals_every_later_one(tiny_runs, tmp_path, mon
         process.close()
     assert (tmp_path / "data" / "sums").exists()
     assert results.read_json(tmp_path / "copied" / "figures.json") == expected
+
+
+def test_the_readme_s_example_trains_a_copy_on_other_data(tiny_runs, process_of_copies, tmp_path):
+    tiny_runs("recurrent.masking")
+    readme = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.split("### Train on your own data")[1].split("```python\n")[1].split("```")[0]
+    copied = tmp_path / "classify.py"
+    copying.copy(catalogue.entry("recurrent.masking"), copied)
+    text = copied.read_text()
+    before, old = text.split("def read(", 1)
+    after = old.split("\n\n\n", 1)[1]
+    copied.write_text(f"{before.replace('import functools', 'import csv, functools')}{example}\n\n{after}")
+    words = np.random.default_rng(0).choice(["good", "bad", "film"], size=(200, 30))
+    rows = [f"{' '.join(row)},{int(row[-1] == 'good')}" for row in words]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
+    assert "accuracy" in process_of_copies.run(copied, "--tiny", folder=tmp_path)
+    assert (tmp_path / "classify" / "model.keras").exists()
