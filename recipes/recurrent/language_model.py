@@ -215,7 +215,7 @@ def predict(model, assets, inputs):
 
         model = keras.models.load_model("model.keras")
         assets = {"vocabulary.txt": open("vocabulary.txt").read()}
-        print(*predict(model, assets, ["To be, or not to be"]))
+        predict(model, assets, ["To be, or not to be"])
     """
     return generate(model, assets["vocabulary.txt"], inputs, 300, temperature=0.7)
 
