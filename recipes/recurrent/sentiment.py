@@ -14,7 +14,6 @@ Answers   not measured yet
 """
 
 import functools
-import json
 
 import keras
 import numpy as np
@@ -153,9 +152,9 @@ def vocabulary(examples, size):
 
 def encode(texts, assets):
     """The tokens of each text's last words, ragged (N, words of each) int32; 1 = a word not in the vocabulary."""
-    words, settings = assets["vocabulary.txt"].split("\n"), json.loads(assets["settings.json"])
+    words, length = assets["vocabulary.txt"].split("\n"), int(assets["length.txt"])
     tokens = layers.TextVectorization(standardize=clean, vocabulary=words, ragged=True)(texts)
-    return tf.cast(tokens[:, -settings["length"] :], tf.int32)
+    return tf.cast(tokens[:, -length:], tf.int32)
 
 
 def load_data(hp, split):
@@ -206,7 +205,7 @@ def predict(model, assets, inputs):
     Longer reviews are cut to their last words, as in training. Raises ValueError for a review without a single word.
 
         model = keras.models.load_model("model.keras")
-        assets = {name: open(name).read() for name in ("vocabulary.txt", "settings.json")}
+        assets = {name: open(name).read() for name in ("vocabulary.txt", "length.txt")}
         predict(model, assets, ["A film that is anything but wonderful."])
     """
     tokens = encode(inputs, assets)
@@ -219,7 +218,7 @@ def predict(model, assets, inputs):
 def assets(hp):
     """The vocabulary, one word per line, and the number of words that a review is cut to."""
     words = vocabulary(hp["examples"], hp["vocabulary_size"])
-    return {"vocabulary.txt": "\n".join(words), "settings.json": json.dumps({"length": hp["length"]})}
+    return {"vocabulary.txt": "\n".join(words), "length.txt": str(hp["length"])}
 
 
 def show(model, hp):
