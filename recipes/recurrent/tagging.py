@@ -199,8 +199,7 @@ def tag_split(model, hp, split):
 
 def tag(model, assets, sentences):
     """The tags of sentences, which are lists of words: a list of str for each."""
-    encode = encoder(assets, model.inputs[2].shape[1])
-    tagged = []
+    encode, tagged = encoder(assets, model.inputs[2].shape[1]), []
     # A single batch would be padded to the longest sentence of all.
     for batch in tf.data.Dataset.from_tensor_slices(tf.ragged.constant(sentences)).batch(100):
         numbers = np.argmax(model(encode(batch.to_tensor()), training=False), axis=-1)
@@ -220,8 +219,7 @@ def predict(model, assets, inputs):
     sentences = [WORD.findall(text) for text in inputs]
     if not all(sentences):
         raise ValueError("an input contains no words: expected a sentence")
-    tagged = tag(model, assets, sentences)
-    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tagged)]
+    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tag(model, assets, sentences))]
 
 
 def assets(hp):
