@@ -5,10 +5,9 @@ from keras import ops
 
 
 class TokenMean(keras.metrics.Mean):
-    """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, the same whatever the batches.
+    """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, the same whatever the batches, and 0 without any.
 
-    `sample_weight` (B, T) is 0 on padding and the same on all tokens that count; in `compile` the metric belongs in
-    `weighted_metrics`, or Keras withholds the weights from it. Without a single token the mean is 0.
+    `sample_weight` (B, T), 0 on padding and otherwise the same, reaches only the `weighted_metrics` of `compile`.
     """
 
     def __init__(self, measure, name):
