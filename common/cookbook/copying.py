@@ -218,7 +218,7 @@ def docstring(entry, needed, target, recipe):
     """The recipe's docstring with commands for the copy."""
     monitor = entry.promise["monitor"]
     choose = "max" if monitor["better"] == "higher" else "min"
-    before, commands, after = re.split(r"\n\n(    python -m .*(?:\n    .*)*)", entry.docstring.rstrip(), maxsplit=1)
+    before, after = re.split(r"\n\n    python -m .*(?:\n    .*)*", entry.docstring.rstrip(), maxsplit=1)
     if "validate" in recipe.definitions:
         score = f'hp = trial.hyperparameters\n            return validate(train(hp, 0), hp)["{monitor["metric"]}"]'
     else:
@@ -229,9 +229,6 @@ def docstring(entry, needed, target, recipe):
     search = SEARCH.format(metric=monitor["metric"], score=score, direction=choose, pinned=entry.pinned)
     install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)
     lines = [" \\\\\n        ".join(install), f"python {target.name} --seed 0"]
-    for line in re.findall(r"python -c .*", commands):  # "from recipes.seq2seq import chatbot; chatbot.chat(...)"
-        line = re.sub(r"from recipes\.\w+ import (\w+); \1", f"import {target.stem}; {target.stem}", line)
-        lines.append(re.sub(r"saved_models/\w+/\w+", target.stem, line))
     commands = "\n".join(f"    {line}" for line in lines)
     return f'"""{before}\n\n{commands}{after}\n\n{search}"""'
 
