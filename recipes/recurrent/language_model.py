@@ -33,7 +33,7 @@ PROMISE = {
     "published": {"metric": "both_nats", "value": 1.4697, "source": "nanoGPT train_shakespeare_char.py, GPU setting"},
     "data": ["tiny_shakespeare"],
     "answers": {
-        "Does the network beat counting?": "Yes: {test_nats:.2f} nats per character, a 5-gram {ngram_test_nats:.2f}.",
+        "Does the network beat n-grams?": "Yes: {test_nats:.2f} nats per character, a 5-gram {ngram_test_nats:.2f}.",
         "What does carrying the state from window to window add?": "{test_nats:.3f} nats per character with it, "
         "{test_nats_from_zeros:.3f} without.",
         "Must training carry the state, too?": "No: {stateless/test_nats:.3f} nats without, {test_nats:.3f} with it.",

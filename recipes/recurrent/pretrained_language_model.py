@@ -39,7 +39,7 @@ PROMISE = {
 TINY = {"examples": 70, "labels": 100, "units": 32, "least_steps": 2, "head_steps": 10, "gradual_unfreezing": True}
 VARIANTS = {"rates that shrink with depth": {"rate_decay": 2.6}, "gradual unfreezing": {"gradual_unfreezing": True}}
 PINNED = ("labels", "language_model_epochs", "passes", "least_steps", "head_steps")
-SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test[:10000]"}  # Enough, and faster.
+SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test[:10000]"}  # 10,000 suffice.
 LABELS = (100, 500, 2500, 22_500)
 
 
@@ -57,7 +57,7 @@ def configure(hp):
     hp.Int("length", 50, 400, step=10, default=160)  # The classifier reads the last words of longer reviews.
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)
     hp.Int("passes", 1, 10, default=2)  # Over the labelled reviews, for fine-tuning and from scratch alike.
-    hp.Int("least_steps", 2, 1000, default=100)  # A minimum, which takes more passes over few labels.
+    hp.Int("least_steps", 2, 1000, default=100)  # At least, so that few labels take more passes.
     hp.Int("head_steps", 10, 5000, default=700)  # Of the head alone, on features that are computed once.
     hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=6e-3)  # For training from scratch.
     hp.Float("head_rate", 1e-4, 1e-1, sampling="log", default=3e-3)
@@ -130,11 +130,11 @@ def load_text(hp, split):
     return np.lib.stride_tricks.sliding_window_view(text, hp["window"] + 1)[:: hp["window"]]
 
 
-def load_data(hp, split, labels=None, reader=None):
-    """Batches of words (B, T), 0 = padding, or the outputs of `reader` for them, and of labels (B,), 1 = positive."""
+def load_data(hp, split, labels=None, encoder=None):
+    """Batches of words (B, T), 0 = padding, or the outputs of `encoder` for them, and of labels (B,), 1 = positive."""
     texts, targets = (each[:labels] for each in read(split, hp["examples"]))
     inputs = encode(texts, vocabulary(hp["examples"], hp["vocabulary_size"]))[:, -hp["length"] :].to_tensor().numpy()
-    inputs = reader.predict(inputs, batch_size=256, verbose=0) if reader else inputs
+    inputs = encoder.predict(inputs, batch_size=256, verbose=0) if encoder else inputs
     dataset = tf.data.Dataset.from_tensor_slices((inputs, targets))
     return (shuffle(dataset) if split == "train" else dataset).batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
 
@@ -173,10 +173,10 @@ def train(hp, seed, callbacks=()):
 
     pretrained = build_model(hp)
     models = {"language-model": pretrain(hp, pretrained, callbacks)}
-    reader = keras.Model(pretrained.input, pretrained.get_layer("features").output)
-    validation, validation_features = (load_data(hp, "validation", reader=each) for each in (None, reader))
+    encoder = keras.Model(pretrained.input, pretrained.get_layer("features").output)
+    validation, validation_features = (load_data(hp, "validation", encoder=each) for each in (None, encoder))
     for labels in [count for count in LABELS if count <= hp["labels"]]:
-        batches, features = (load_data(hp, "train", labels, each) for each in (None, reader))
+        batches, features = (load_data(hp, "train", labels, each) for each in (None, encoder))
         batches = batches.repeat().take(max(hp["least_steps"], hp["passes"] * len(batches)))
         scratch, frozen, tuned = (build_model(hp, f"{name}-{labels}") for name in ("scratch", "frozen", "fine-tuned"))
         fit(scratch, hp["learning_rate"], batches, validation)

@@ -100,9 +100,9 @@ def build_model(hp):
         word_vectors.append(ops.take(spelled, rows, axis=0))  # (B, T, 2 character_units)
     hidden_states = ops.concatenate(word_vectors, axis=-1)
     for _ in range(hp["layers"]):
-        reader = layers.LSTM(hp["units"], return_sequences=True)
-        reader = layers.Bidirectional(reader) if hp["bidirectional"] else reader
-        hidden_states = reader(layers.Dropout(hp["dropout"])(hidden_states), mask=mask)  # (B, T, units or twice that)
+        recurrent = layers.LSTM(hp["units"], return_sequences=True)
+        recurrent = layers.Bidirectional(recurrent) if hp["bidirectional"] else recurrent
+        hidden_states = recurrent(layers.Dropout(hp["dropout"])(hidden_states), mask=mask)  # (B, T, units or 2 units)
     logits = layers.Dense(len(TAGS), name="logits")(layers.Dropout(hp["dropout"])(hidden_states))
     model = keras.Model([rows, numbers, spellings], logits, name="tagging")
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
@@ -219,7 +219,8 @@ def predict(model, assets, inputs):
     sentences = [WORD.findall(text) for text in inputs]
     if not all(sentences):
         raise ValueError("an input contains no words: expected a sentence")
-    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tag(model, assets, sentences))]
+    tagged = tag(model, assets, sentences)
+    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tagged)]
 
 
 def assets(hp):
