@@ -39,7 +39,7 @@ PROMISE = {
         "How much time do batches of reviews of similar length save?": "not measured yet",
     },
 }
-TINY = {"examples": 70, "epochs": 2, "length": 100, "vocabulary_size": 1_000, "pair_buckets": 2**12}
+TINY = {"examples": 70, "epochs": 2, "length": 100, "vocabulary_size": 1_000, "pair_buckets": 4_096}
 VARIANTS = {
     "recurrent layers alone": {"pairs": False},
     "mask off": {"mask": False},
