@@ -11,7 +11,7 @@ Every figure is measured on the test split by the recipe itself and given as mea
 `results.json` beside each picture records seeds, hyperparameters, machine and versions. Minutes are wall-clock time per
 run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
 `python -m recipes verify CHAPTER.NAME` repeats a measurement."""
-SHOWN = "vision.lenet"  # Its network stands in the README.
+SHOWN = "recurrent.masking"  # Its network stands in the README.
 
 
 def chapters():

@@ -6,7 +6,11 @@ Published F1 0.331, a bidirectional LSTM with attention (https://github.com/Vara
           it is the mean of seven series, three of which are used here, and other parts of them: an indication only
 Paper     Malhotra et al.: LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection, 2016,
           https://arxiv.org/abs/1607.00148. Here the decoder reads a narrow code at every step, never its own output.
-Answers   not measured yet
+Answers   Do reconstruction errors reveal more than a z-score? Yes: average precision is 0.408, against 0.324.
+          How good is a threshold chosen on a single anomaly? Its F1 is 0.34; the best threshold's would be 0.43.
+          How many anomalies are found? 9 of 9, with 122 false alarms.
+          Does a wider code detect less? There is no difference beyond the spread of the seeds: 0.408 with 8 numbers,
+          0.409 with 2, 0.402 with 32.
 
     python -m recipes.recurrent.anomaly_detection
     python -m recipes.recurrent.anomaly_detection --try nyc_taxi.csv

@@ -1,12 +1,17 @@
 """A GRU classifies the reviews of imdb_reviews by its last state alone, with a mask over the padding or without one.
 
-Result    not measured yet
+Result    accuracy 0.8863 ± 0.0020 over 3 seeds, 8.7 minutes a run (3.2 of CPU) on 2 cores
 Baseline  logistic regression on the TF-IDF of the words that the network reads: it does as well as the network
 Published 0.8548 with a mask, 0.5008 without: Géron, Hands-On Machine Learning, 3rd edition, chapter 16, a GRU of 128
           units on the 1,000 commonest words, at different epochs (https://github.com/ageron/handson-ml3)
 Paper     Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation,
           2014, https://arxiv.org/abs/1406.1078; Keras's GRU applies the reset gate after the matrix product.
-Answers   not measured yet
+Answers   Does the mask matter? not measured yet
+          Which side should be padded without a mask? not measured yet
+          Is the mean over time a way out? not measured yet
+          What does truncation cost? not measured yet
+          Which cell is best at equal parameters? not measured yet
+          How does a mask get lost without a warning? not measured yet
 
     python -m recipes.recurrent.masking
     python -m recipes.recurrent.masking --set mask=none padding=left

@@ -7,7 +7,10 @@ Published 0.9056, fastText with word pairs, which the network does not reach:
 Paper     Zhou, Sun, Liu, Lau: A C-LSTM Neural Network for Text Classification, 2015, https://arxiv.org/abs/1511.08630.
           Here the LSTM is bidirectional and runs on maxima over four words, its states are pooled over time (Johnson,
           Zhang 2016, https://arxiv.org/abs/1602.02373), and word pairs are added.
-Answers   not measured yet
+Answers   Does the network beat a bag of words? No: accuracy 0.904, with TF-IDF 0.907.
+          Do word pairs help? Yes: accuracy 0.904, without them 0.891.
+          What does padding without a mask cost? not measured yet
+          How much time do batches of reviews of similar length save? not measured yet
 
     python -m recipes.recurrent.sentiment
     python -m recipes.recurrent.sentiment --try "A film that is anything but wonderful."

@@ -1,12 +1,18 @@
 """An LSTM encoder-decoder learns to add three-digit numbers, reading and writing them digit by digit.
 
-Result    exact match 0.9982 ± 0.0005 over 3 seeds, 1.7 minutes a run (1.1 of CPU) on 2 cores
+Result    exact match 0.9982 ± 0.0005 over 3 seeds, 2.8 minutes a run (1.2 of CPU) on 2 cores
 Baseline  the answer to the training question that differs in the fewest characters
 Published 99% exact match after 100 epochs of 50,000 sums, one layer of 128 units (keras-io, addition_rnn.py)
 Paper     Sutskever, Vinyals and Le, Sequence to Sequence Learning with Neural Networks, 2014,
           https://arxiv.org/abs/1409.3215. Here there is one layer instead of four, and the task is addition (Zaremba
           and Sutskever 2014) instead of translation.
-Answers   not measured yet
+Answers   Can one vector between encoder and decoder hold a whole question? Yes, at this length: 99.8% of unseen sums
+          are right to the last digit, although the decoder receives nothing but the encoder's final state.
+          Does the network merely recall similar sums? No: the answer to the most similar training question is right for
+          only 0.1% of them.
+          Does it help to read the question backwards? not measured yet
+          How far does free running fall behind teacher forcing? not measured yet
+          Are sums with more carries harder? not measured yet
 
     python -m recipes.seq2seq.addition
     python -m recipes.seq2seq.addition --set units=256 --seed 1

@@ -5,7 +5,9 @@ Baseline  the most frequent answer of each task; as a second one, the last possi
 Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
 Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895. There
           the best of ten runs counts, here their mean; names are exchanged to augment the training questions.
-Answers   not measured yet
+Answers   Does it attend to what matters? To 90.6% of the sentences that an answer rests on.
+          What do exchanged names add? Accuracy 94.0% instead of 75.7%.
+          How far does an LSTM get that has to remember the story? not measured yet
 
     python -m recipes.seq2seq.question_answering
     python -m recipes.seq2seq.question_answering --set hops=1

@@ -1,13 +1,17 @@
 """A GRU encoder-decoder with attention translates German captions of photographs into English.
 
-Result    bleu greedy 37.924 with one seed, 18.5 minutes a run (13.7 of CPU) on 2 cores
+Result    bleu greedy 37.924 with one seed, 10.3 minutes a run (13.5 of CPU) on 2 cores
 Baseline  the English side of the training sentence whose German side is nearest by TF-IDF
 Published 28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs (bentrevett, pytorch-seq2seq);
           on lower-cased spaCy tokens there, on lower-cased text by sacrebleu (13a) here
 Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
           https://arxiv.org/abs/1409.0473. Here a first GRU makes the queries and a second follows the attention
           (Wu et al. 2016, https://arxiv.org/abs/1609.08144), so that training runs over all steps at once.
-Answers   not measured yet
+Answers   How good are the translations? Greedy decoding reaches 37.9 BLEU, the nearest training sentence's translation
+          10.6.
+          What does beam search add? A beam of five raises BLEU from 37.9 to 39.3.
+          Dot-product or additive attention? not measured yet
+          What does attention add, and at which lengths? not measured yet
 
     python -m recipes.seq2seq.translation
     python -m recipes.seq2seq.translation --set attention=additive --seed 1

