@@ -42,7 +42,7 @@ def compact(entry):
         return f"{link} {answers.UNMEASURED}"
     goal = recorded["published"]
     compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
-    return f"{link} **{results.number(compared)}** ({results.number(goal['value'])} {mark(results.passed(recorded))})"
+    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {mark(results.passed(recorded))})"
 
 
 def table():
@@ -93,7 +93,7 @@ def comparison(entry):
     )
     goal = recorded["published"]
     here = (
-        f", {goal['metric'].replace('_', ' ')}: {results.number(recorded['metrics'][goal['metric']])} here"
+        f" (here {results.number(recorded['metrics'][goal['metric']])} {goal['metric'].replace('_', ' ')})"
         if "metric" in goal
         else ""
     )
