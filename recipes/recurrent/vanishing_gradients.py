@@ -250,6 +250,7 @@ def show(models, hp):
                 ax.plot(gradient_left(model, sequences, sums), dashes, label=label, **style)
     axes[-1].set_xlabel("step (the loss is that of the last one)")
     picture.suptitle("Share of the gradient that reaches each step")
+    picture.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return {"gradients": picture}
 
 
