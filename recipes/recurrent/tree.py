@@ -3,11 +3,8 @@
 Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU) on 1 core
 Baseline  naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
-Paper     Tai, Socher, Manning: Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks,
-          2015, https://arxiv.org/abs/1503.00075, the constituency version; here without pretrained word vectors
-Answers   Does a tree beat a sequence? not measured yet
-          What do the gates of an LSTM add? Accuracy is 0.466, and 0.451 without them.
-          How far does a bag of words get? Naive Bayes on words and pairs gets 0.396.
+Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here
+Answers   not measured yet
 
     python -m recipes.recurrent.tree
     python -m recipes.recurrent.tree --try "((a (great film)) .)" "A great film."
@@ -217,8 +214,7 @@ def evaluate(models, hp):
 def predict(model, assets, inputs):
     """The sentiment of each sentence, with its probability.
 
-    inputs: sentences with brackets around every two parts, "((a (great film)) .)", or plain words, which are read as a
-        tree that branches to the right: "(a (great (film .)))".
+    inputs: sentences in brackets, "((a (great film)) .)", or plain words, which are read as a right-branching tree.
     Raises ValueError for other brackets, no words, or a tree with more levels than the model has (30).
 
         model = keras.models.load_model("model.keras")
@@ -262,16 +258,14 @@ def show(models, hp):
     spans = [(place, place) for place in range(len(words))]  # Of every node, its first and its last word.
     for left, right in children:
         spans.append((spans[left][0], spans[right][1]))
-    across = np.mean(spans, axis=1)
+    across, order = np.mean(spans, axis=1), np.argsort(levels, kind="stable")  # The forest's order.
     lines = np.stack([children.ravel(), np.arange(len(words), len(spans)).repeat(2)])  # (2, 2 n - 2)
     picture, ax = new(8, 6)
     ax.plot(across[lines], levels[lines], color=MUTED, zorder=1)
-    order = np.argsort(levels, kind="stable")  # That of the forest.
     for size, sentiments in ((700, labels), (200, predicted)):
         dots = ax.scatter(across[order], levels[order], size, sentiments, cmap="RdYlBu", vmin=0, vmax=4, ec="black")
-    ax.set_xticks(range(len(words)), [word.decode() for word in words], rotation=40, ha="right", fontsize=14)
-    ax.set(yticks=[], frame_on=False)
-    ax.set_title("Sentiment of every phrase: predicted (disc) and labelled (ring)", fontsize=14)
+    ax.set_xticks(range(len(words)), [word.decode() for word in words], rotation=40, fontsize=14)
+    ax.set(title="Sentiment of every phrase: predicted (disc) and labelled (ring)", yticks=[], frame_on=False)
     picture.colorbar(dots, location="bottom", ticks=range(5)).ax.set_xticklabels(CLASSES, fontsize=12)
     return {"trees": picture}
 
