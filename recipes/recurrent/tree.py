@@ -4,7 +4,9 @@ Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU
 Baseline  naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here
-Answers   not measured yet
+Answers   Does a tree beat a sequence? not measured yet
+          What do the gates of an LSTM add? Accuracy is 0.466, and 0.451 without them.
+          How far does a bag of words get? Naive Bayes on words and pairs gets 0.396.
 
     python -m recipes.recurrent.tree
     python -m recipes.recurrent.tree --try "((a (great film)) .)" "A great film."
