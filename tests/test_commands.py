@@ -214,8 +214,10 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
 ):
     measured = tiny_runs(NAME).results
     name = measured["figure"]["name"]
-    figure = {**measured["figure"], **results.summary([0.90, 0.91, 0.92])}
-    files.write_json(tmp_path / "results.json", {**measured, "figure": figure, "seeds": [0, 1, 2]})
+    by_seed = {name: [0.90, 0.91, 0.92]}
+    figure = {**measured["figure"], **results.summary(by_seed[name])}
+    recorded = {**measured, "figure": figure, "metrics_by_seed": by_seed, "seeds": [0, 1, 2]}
+    files.write_json(tmp_path / "results.json", recorded)
     trained = []
 
     def execute(entry, recipe, values, seeds, *others, **options):
@@ -397,3 +399,20 @@ def test_the_first_run_of_a_copy_equals_every_later_one(tiny_runs, tmp_path, mon
         process.close()
     assert (tmp_path / "data" / "sums").exists()
     assert results.read_json(tmp_path / "copied" / "figures.json") == expected
+
+
+def test_the_readme_s_example_trains_a_copy_on_other_data(tiny_runs, process_of_copies, tmp_path):
+    tiny_runs("recurrent.masking")
+    readme = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.split("### Train on your own data")[1].split("```python\n")[1].split("```")[0]
+    copied = tmp_path / "classify.py"
+    copying.copy(catalogue.entry("recurrent.masking"), copied)
+    text = copied.read_text()
+    before, old = text.split("def read(", 1)
+    after = old.split("\n\n\n", 1)[1]
+    copied.write_text(f"{before.replace('import functools', 'import csv, functools')}{example}\n\n{after}")
+    words = np.random.default_rng(0).choice(["good", "bad", "film"], size=(200, 30))
+    rows = [f"{' '.join(row)},{int(row[-1] == 'good')}" for row in words]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
+    assert "accuracy" in process_of_copies.run(copied, "--tiny", folder=tmp_path)
+    assert (tmp_path / "classify" / "model.keras").exists()

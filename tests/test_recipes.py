@@ -322,3 +322,16 @@ def test_other_names_are_traded_one_for_one():
         assert np.array_equal(texts[0][:, None] == texts[0], text[:, None] == text)
         for token, other in zip(texts[0], text):
             assert token == other or any({token, other} <= row for row in rows)
+
+
+def test_a_lost_mask_is_no_mask_and_an_explicit_one_makes_padding_weightless():
+    recipe = importlib.import_module("recipes.recurrent.masking")
+    tokens = np.pad(np.arange(2, 12).reshape(2, 5), ((0, 0), (0, 7)))
+    outputs = {}
+    for name in ("explicit", "lost", "none"):
+        keras.utils.set_random_seed(0)
+        model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "mask": name}))
+        outputs[name] = [call(model, [each]) for each in (tokens, tokens[:, :5])]
+    np.testing.assert_array_equal(outputs["lost"], outputs["none"])
+    np.testing.assert_allclose(*outputs["explicit"], rtol=1e-6)
+    assert not np.allclose(*outputs["none"], rtol=1e-2)
