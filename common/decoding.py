@@ -1,8 +1,8 @@
 """Text out: what a next-token model or an encoder-decoder writes, whole batches at a time.
 
-`step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states` consists of TensorFlow operations alone,
-and its loop runs inside one `tf.function`. Called from a `tf.function` of your own it is traced with that one, once for
-all batches.
+`step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states` consists of TensorFlow operations, and
+its loop runs inside one `tf.function`. Called from a `tf.function` of your own it is traced with that one, once for all
+batches.
 """
 
 import functools

@@ -33,9 +33,9 @@ def tokens_of(tokenizer, texts, kept=slice(None), end=()):
 
 
 def shift_right(target, start):
-    """What a decoder reads in training to write `target` (B, T), 0 = padding: the tokens one place later, after `start`.
+    """What a decoder reads in training to write `target` (B, T), where 0 is padding on the right.
 
-    Returns these (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
+    Returns the tokens one place later, after `start` (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
     """
     mask = tf.not_equal(target, 0)
     shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), start), target[:, :-1]], axis=1)

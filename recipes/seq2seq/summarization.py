@@ -4,20 +4,15 @@ Result    rouge l beam 24.972 with one seed, 15.1 minutes a run (15.7 of CPU) on
 Baseline  lead: the email's first sentence
 Published 23.44 ROUGE-L: extractor and abstractor, reinforcement learning, pretrained word vectors (Zhang and Tetreault
           2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, has 36.8
-Paper     See, Liu and Manning, Get To The Point: Summarization with Pointer-Generator Networks, 2017,
-          https://arxiv.org/abs/1704.04368. Here with GRUs instead of LSTMs, subwords instead of an extended vocabulary
-          for copied words, and no coverage: a subject line is too short to repeat itself.
-Answers   Is it better than the email's first sentence? Yes: 25.0 ROUGE-L against 14.0.
-          How many of its words are in the email? 76%; of those in the original subject lines, 52%.
-          What does beam search add? Nothing: 25.0 ROUGE-L, and 25.5 by greedy decoding.
-          What does copying add? not measured yet
+Paper     See, Liu and Manning, Get To The Point, 2017, https://arxiv.org/abs/1704.04368; here with GRUs, with subwords
+          instead of an extended vocabulary for copied words, and without coverage, which short texts do not need
+Answers   not measured yet
 
     python -m recipes.seq2seq.summarization
     python -m recipes.seq2seq.summarization --try "Please send me the budget for the pipeline by Friday. Thanks, Ann"
 """
 
 import functools
-import json
 import os
 import pathlib
 import re
@@ -46,9 +41,9 @@ PROMISE = {
     "answers": {
         "Is it better than the email's first sentence?": "Yes: {rouge_l_beam:.1f} ROUGE-L against {lead_rouge_l:.1f}.",
         "How many of its words are in the email?": (
-            "{words_from_mail_written:.0%}; of those in the original subject lines, {words_from_mail_in_references:.0%}."
+            "{words_from_mail_written:.0%}; of those in the original subject lines {words_from_mail_in_references:.0%}."
         ),
-        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L, and {rouge_l_greedy:.1f} by greedy decoding.",
+        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L, by greedy decoding {rouge_l_greedy:.1f}.",
         "What does copying add?": "not measured yet",
     },
 }
@@ -174,11 +169,10 @@ def evaluate(model, hp):
     """ROUGE on test, greedy and with a beam, and the lead's; the share of the subjects' words that the email has."""
     mails, subjects = read(hp["examples"], "test")
     by_beam, greedily = (predict(model, assets(hp), mails, beam_size) for beam_size in (5, 1))
-    first_sentences = [re.split(r"(?<=[.?!]) ", mail, maxsplit=1)[0] for mail in mails]
     return {
         **dict(zip(("rouge_1_beam", "rouge_2_beam", "rouge_l_beam"), rouge(by_beam, subjects))),
         "rouge_l_greedy": rouge(greedily, subjects)[2],
-        "lead_rouge_l": rouge(first_sentences, subjects)[2],
+        "lead_rouge_l": rouge([re.split(r"(?<=[.?!]) ", mail, maxsplit=1)[0] for mail in mails], subjects)[2],
         "nats_per_token": model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)["nats"],
         "words_from_mail_written": share_from_mail(by_beam, mails),
         "words_from_mail_in_references": share_from_mail(subjects, mails),
@@ -204,7 +198,7 @@ def predict(model, assets, inputs, beam_size=5):
     Raises ValueError for an email without a word.
 
         model = keras.models.load_model("model.keras")
-        assets = {name: open(name).read() for name in ("vocabulary.json", "settings.json")}
+        assets = {name: open(name).read() for name in ("vocabulary.json", "length.txt")}
         predict(model, assets, ["Please send me the budget for the pipeline by Friday. Thanks, Ann"])
     """
     texts = [pathlib.Path(each).read_text(encoding="utf-8") if os.path.isfile(each) else each for each in inputs]
@@ -212,7 +206,7 @@ def predict(model, assets, inputs, beam_size=5):
     if not all(mails):
         raise ValueError("an input is empty: expected the text of an email, or the path of a file with it")
     tokenizer = tokenizers.Tokenizer.from_str(assets["vocabulary.json"])
-    source = tokens_of(tokenizer, mails, slice(json.loads(assets["settings.json"])["length"])).to_tensor()
+    source = tokens_of(tokenizer, mails, slice(int(assets["length.txt"]))).to_tensor()
     decode = decoder(model, START, END, LONGEST, 1.0, ("logits", "attention", "writing"), log_mixture)
     return tokenizer.decode_batch(decode(source, beam_size).tolist())
 
@@ -231,25 +225,25 @@ def log_mixture(mail, outputs):
 def assets(hp):
     """The tokenizer, as `tokenizers.Tokenizer.from_file` reads it, and how many tokens of an email are read."""
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
-    return {"vocabulary.json": tokenizer.to_str(pretty=True), "settings.json": json.dumps({"length": hp["length"]})}
+    return {"vocabulary.json": tokenizer.to_str(pretty=True), "length.txt": str(hp["length"])}
 
 
 def show(model, hp):
     """Where each subword of a subject line comes from: the vocabulary, or a place in the email."""
-    shortest = sorted(zip(*read(hp["examples"], "validation")), key=lambda pair: len(pair[0]))[:20]
-    mails, subjects = zip(*shortest)
+    mails, subjects = zip(*sorted(zip(*read(hp["examples"], "validation")), key=lambda pair: len(pair[0]))[:10])
     written = predict(model, assets(hp), mails)
     samples = map("mail     {}\nsubject  {}\nwritten  {}".format, mails, subjects, written)
     # About half of the words of this subject line are in the email.
     pair = min(zip(mails, written), key=lambda pair: abs(share_from_mail(pair[1:], pair[:1]) - 0.5))
     mail, subject = (train_tokenizer(hp["examples"], hp["vocabulary_size"]).encode(text) for text in pair)
-    attention = model.get_layer("attention").output[1]  # (B, T, S)
-    writing = ops.sigmoid(model.get_layer("writing").output) if hp["copying"] else ops.ones_like(attention[..., :1])
-    origins = keras.Model(model.inputs[:2], ops.concatenate([writing, (1 - writing) * attention], axis=-1))
-    (probabilities,) = origins([tf.constant([mail.ids]), tf.constant([[START, *subject.ids]])])  # (T, 1 + S)
+    outputs = {layer.name: layer.output for layer in model.layers if layer.name in ("attention", "writing")}
+    found = keras.Model(model.inputs[:2], outputs)([tf.constant([mail.ids]), tf.constant([[START, *subject.ids]])])
+    attention = found["attention"][1][0]  # (T, S)
+    writing = tf.sigmoid(found["writing"][0]) if hp["copying"] else tf.ones_like(attention[:, :1])  # (T, 1)
     rows, columns = ([piece.removeprefix("▁") for piece in text.tokens] for text in (mail, subject))
     picture, axes = new(0.4 * len(columns) + 3.5, 0.2 * len(rows) + 1.5)
-    heat_map(axes, probabilities.numpy().T, ["(vocabulary)", *rows], [*columns, "end"])
+    origins = tf.concat([writing, (1 - writing) * attention], axis=1)
+    heat_map(axes, tf.transpose(origins), ["(vocabulary)", *rows], [*columns, "end"])
     axes.tick_params(axis="x", rotation=90)
     axes.set(title="Where each subword comes from", xlabel="subject line", ylabel="email")
     picture.colorbar(axes.images[0], label="probability")

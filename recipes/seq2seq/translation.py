@@ -45,7 +45,7 @@ PROMISE = {
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "How good are the translations?": (
-            "Greedy decoding reaches {bleu_greedy:.1f} BLEU, the nearest training sentence's translation {nearest_bleu:.1f}."
+            "Greedy decoding reaches {bleu_greedy:.1f} BLEU, that of the nearest training sentence {nearest_bleu:.1f}."
         ),
         "What does beam search add?": "A beam of five raises BLEU from {bleu_greedy:.1f} to {bleu_beam:.1f}.",
         "Dot-product or additive attention?": "not measured yet",
