@@ -8,10 +8,10 @@ from common.cookbook import answers, catalogue, results
 GENERATED = "<!-- Written by `python -m recipes table`. -->"
 HOW_MEASURED = """\
 Every figure is measured on the test split by the recipe itself and given as mean ± standard deviation over the seeds;
-`results.json` beside each picture records seeds, hyperparameters, machine and versions. Minutes are wall-clock time per
-run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
+`results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
+time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
 `python -m recipes verify CHAPTER.NAME` repeats a measurement."""
-SHOWN = "recurrent.masking"  # Its network stands in the README.
+SHOWN = "recurrent.masking"  # The README shows its network.
 
 
 def chapters():
@@ -30,7 +30,7 @@ def title(chapter):
 
 
 def mark(passed):
-    """The sign in tables for a figure that was passed, or not reached."""
+    """The mark in tables: whether the published figure was passed."""
     return "✓" if passed else "✗"
 
 
@@ -59,7 +59,7 @@ def network(name):
 
 
 def between(text, name, content):
-    """The README's text with `content` between the marks `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
+    """The README's text with `content` between the comments `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
     before, rest = text.split(f"<!-- {name}: ")
     how, rest = rest.split(" -->\n", 1)
     after = rest.split(f"<!-- end of {name} -->")[1]

@@ -1,4 +1,4 @@
-"""What a run measured: its results file, and the figures in words. No TensorFlow here."""
+"""What a run measured: its results file, and its figures as text. No TensorFlow here."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from common import files
 
 
 def read_json(path):
-    """What a JSON file holds, None if there is no such file."""
+    """The content of a JSON file, None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -23,7 +23,7 @@ def score(histories, monitor):
 
 
 def throughput(histories):
-    """Examples per second of every fit, by its median epoch."""
+    """Examples per second of every fit, the median over its epochs."""
     name = "examples_per_second"
     return {model: statistics.median(history[name]) for model, history in histories.items() if name in history}
 
@@ -84,7 +84,7 @@ def number(value):
 
 
 def spread(figure):
-    """A figure over its seeds: "0.9934 ± 0.0003", without the spread where one seed shows none."""
+    """A figure over its seeds: "0.9934 ± 0.0003", or without the spread if there is only one seed."""
     if len(figure["values"]) == 1:
         return number(figure["mean"])
     decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
@@ -92,7 +92,7 @@ def spread(figure):
 
 
 def published(promise_or_results):
-    """Where the published figure is from, and which metric it is compared with if not the promised figure."""
+    """The source of the published figure, and the metric it is compared with unless that is the recipe's figure."""
     told = promise_or_results["published"]
     return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
 
@@ -110,16 +110,16 @@ def result_line(results):
 
 
 def tolerance(results, promise):
-    """How far a figure may be off in `verify`: three standard deviations, or the recipe's own where that is wider."""
+    """How far a figure may be off in `verify`: three standard deviations, or the recipe's tolerance if wider."""
     return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
 
 
 def report(results, out):
-    """Prints the figure beside the baseline's and the published one."""
+    """Prints the figure with the baseline's and the published one."""
     figure, goal = results["figure"], results["published"]
     name = figure["name"].replace("_", " ")
     rows = [
-        (name, spread(figure), f"{figure['better']} is better, on test"),
+        (name, spread(figure), f"{figure['better']} is better, on the test split"),
         (
             "baseline",
             number(results["baseline"]["value"]),
@@ -151,7 +151,7 @@ def record(results, out):
 
 
 def merge(first, rest):
-    """One record of the same variant's runs from further seeds, as `add_variant` takes it."""
+    """Joins the records of a variant's first seed and of its other seeds, in the form that `add_variant` takes."""
     by_seed = {name: [*values, *rest["metrics_by_seed"][name]] for name, values in first["metrics_by_seed"].items()}
     counts = len(first["seeds"]), len(rest["seeds"])
     mean = {

@@ -1,4 +1,4 @@
-"""`--try`: uses what a run trained on inputs of one's own."""
+"""`--try`: applies a trained model to the user's own inputs."""
 
 import keras
 
@@ -6,7 +6,7 @@ from common.cookbook import errors
 
 
 class Assets(dict):
-    """{file name: text} of the files beside a model, each read when it is asked for."""
+    """{file name: text} of the files beside a model, each read on first use."""
 
     def __init__(self, directory):
         super().__init__()
@@ -17,10 +17,10 @@ class Assets(dict):
 
 
 def try_model(entry, recipe, directory, inputs):
-    """Prints what the model in `directory` answers to each of `inputs`, or, without any, to every line typed.
+    """Prints the output of the model in `directory` for each of `inputs` or, without any, for every line typed.
 
     Raises:
-        errors.RecipeError: there is no model, or the recipe refuses an input.
+        errors.RecipeError: there is no model, or the recipe rejects an input.
     """
     path = directory / "model.keras"
     if not path.exists():
@@ -35,8 +35,8 @@ def try_model(entry, recipe, directory, inputs):
 
 
 def converse(recipe, model, assets):
-    """Answers line by line until an empty one. `predict` gets all lines so far, which are the turns of a dialogue."""
-    print("Type an input and press Enter; an empty line ends.")
+    """Answers each line until an empty one. `predict` gets all lines so far, which may be the turns of a dialogue."""
+    print("Type an input and press Enter; an empty line quits.")
     lines = []
     while line := ask():
         try:
@@ -47,7 +47,7 @@ def converse(recipe, model, assets):
 
 
 def ask():
-    """The next line, "" at the end of the input."""
+    """The next line; "" at the end of the input."""
     try:
         return input("> ").strip()
     except EOFError:
