@@ -6,7 +6,10 @@ Published 23.44 ROUGE-L: extractor and abstractor, reinforcement learning, pretr
           2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, has 36.8
 Paper     See, Liu and Manning, Get To The Point, 2017, https://arxiv.org/abs/1704.04368; here with GRUs, with subwords
           instead of an extended vocabulary for copied words, and without coverage, which short texts do not need
-Answers   not measured yet
+Answers   Is it better than the email's first sentence? Yes: 25.0 ROUGE-L against 14.0.
+          How many of its words are in the email? 76%; of those in the original subject lines 52%.
+          What does beam search add? Nothing: 25.0 ROUGE-L, by greedy decoding 25.5.
+          What does copying add? not measured yet
 
     python -m recipes.seq2seq.summarization
     python -m recipes.seq2seq.summarization --try "Please send me the budget for the pipeline by Friday. Thanks, Ann"
