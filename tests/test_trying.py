@@ -61,7 +61,9 @@ def test_what_makes_no_sense_is_refused_in_one_line(module, given, told):
 
 
 def test_without_a_run_it_says_how_to_train(tmp_path):
-    with pytest.raises(SystemExit, match="no trained model in .*; train one with the same command without --try"):
+    with pytest.raises(
+        SystemExit, match="no trained model in .*; train one with `python -m recipes.seq2seq.addition --out .*`"
+    ):
         command_line.main(ADDITION, ["--try", "1+1", "--out", str(tmp_path)])
 
 

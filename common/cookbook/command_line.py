@@ -117,7 +117,7 @@ def dispatch(entry, recipe, options):
     elif options.variants:
         runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
     elif getattr(options, "inputs", None) is not None:
-        trying.try_model(entry, recipe, out, options.inputs)
+        trying.try_model(recipe, out, options.inputs, run_command(entry, options))
     else:
         seeds = list(range(options.seed, options.seed + options.seeds))
         measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
@@ -126,14 +126,18 @@ def dispatch(entry, recipe, options):
         print(what_next(entry, options, out))
 
 
-def what_next(entry, options, out):
-    """The commands that a finished run suggests."""
+def run_command(entry, options):
+    """The command that trains with these options, as one types it."""
     same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
     same += ["--out", str(options.out)] if options.out else []
-    command = " ".join([f"python -m recipes.{entry.name}", *same])
-    lines = ["", "Next:"]
-    if options.tiny:
-        lines[0] = "\nThis was a tiny run: it shows that everything works, and its figures mean nothing."
+    return " ".join([f"python -m recipes.{entry.name}", *same])
+
+
+def what_next(entry, options, out):
+    """The commands that a finished run suggests."""
+    command = run_command(entry, options)
+    tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
+    lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
     if hasattr(options, "inputs"):
         lines.append(f"  {command} --try{entry.example}")
     if entry.constant("VARIANTS", {}):

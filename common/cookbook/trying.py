@@ -16,7 +16,7 @@ class Assets(dict):
         return (self.directory / name).read_text(encoding="utf-8")
 
 
-def try_model(entry, recipe, directory, inputs):
+def try_model(recipe, directory, inputs, command):
     """Prints the output of the model in `directory` for each of `inputs` or, without any, for every line typed.
 
     Raises:
@@ -24,7 +24,7 @@ def try_model(entry, recipe, directory, inputs):
     """
     path = directory / "model.keras"
     if not path.exists():
-        raise errors.RecipeError(f"no trained model in {directory}; train one with the same command without --try")
+        raise errors.RecipeError(f"no trained model in {directory}; train one with `{command}`")
     model, assets = keras.models.load_model(path), Assets(directory)
     if not inputs:
         return converse(recipe, model, assets)
