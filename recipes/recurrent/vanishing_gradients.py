@@ -38,7 +38,7 @@ PROMISE = {
         "How much of the gradient reaches the first of 600 steps before training?": "In a plain network "
         "{simple-600-gradient-left-before:.0%}; in a GRU biased to remember, {gru-600-gradient-left-before:.0%}.",
         "Which cells solve which lengths, and do clipping and the initial weights help?": "not measured yet",
-        "What does an exploding gradient do?": "Its norm reaches {exploding-unclipped-largest-norm:.0e}, then overflows.",
+        "Where does an exploding gradient end?": "Its norm reaches {exploding-unclipped-largest-norm:.0e} and overflows.",
         "Does Keras's GRU keep or replace its state where the update gate is 1?": "It keeps {gru-kept-at-1:.0%} of it.",
     },
 }
@@ -165,7 +165,7 @@ def untrained(hp):
 
 
 def gradient_left(model, sequences, sums):
-    """The norm of the squared error's gradient with respect to each step's states, relative to the last step's: (T,)."""
+    """The norm of the squared error's gradient with respect to each step's states, relative to the last step: (T,)."""
     recurrent, output = model.get_layer("recurrent"), model.get_layer("sum")
     states, steps = recurrent.get_initial_state(len(sequences)), []
     with tf.GradientTape() as tape:
