@@ -130,7 +130,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
-    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues the run"):
+    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
     return tmp_path

@@ -46,9 +46,9 @@ PROMISE = {
         "Do reconstruction errors reveal more than a z-score?": "not measured yet",
         "How good is a threshold chosen on a single anomaly?": "Its F1 is {f1:.2f}; the best threshold's would be "
         "{f1_of_best_threshold:.2f}.",
-        "How many anomalies are found?": "{anomalies_found:.0f} of {anomalies:.0f}; {false_alarms:.0f} alarms are false.",
-        "Does a wider code detect less?": "There is no difference beyond the spread of the seeds: "
-        "{average_precision:.3f} with 8 numbers, {code of 2/average_precision:.3f} with 2, {code of 32/average_precision:.3f} with 32.",
+        "How many anomalies are found?": "{anomalies_found:.0f} of {anomalies:.0f}; {false_alarms:.0f} false alarms.",
+        "Is a wider code worse?": "There is no difference beyond the spread of the seeds: {average_precision:.3f} "
+        "with 8 numbers, {code of 2/average_precision:.3f} with 2, {code of 32/average_precision:.3f} with 32.",
     },
 }
 TINY = {"examples": 100, "epochs": 2, "window": 24, "units": 4, "code": 2}

@@ -38,7 +38,7 @@ PROMISE = {
         "How much of the gradient reaches the first of 600 steps before training?": "In a plain network "
         "{simple-600-gradient-left-before:.0%}; in a GRU biased to remember, {gru-600-gradient-left-before:.0%}.",
         "Which cells solve which lengths, and do clipping and the initial weights help?": "not measured yet",
-        "Where does an exploding gradient end?": "Its norm reaches {exploding-unclipped-largest-norm:.0e} and overflows.",
+        "How far do gradients explode?": "Their norm reaches {exploding-unclipped-largest-norm:.0e}, then overflows.",
         "Does Keras's GRU keep or replace its state where the update gate is 1?": "It keeps {gru-kept-at-1:.0%} of it.",
     },
 }

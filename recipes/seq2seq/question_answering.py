@@ -159,7 +159,7 @@ def load_data(hp, split):
 
 
 def rename(stories, questions, answers, words, times):
-    """The examples, and `times` - 1 copies of each in which people, things and places exchange their names at random."""
+    """The examples, and `times` - 1 copies of each in which people, things and places exchange names at random."""
     new_words = np.tile(np.arange(VOCABULARY_SIZE, dtype="int32"), (times * len(answers), 1))  # By example, old word.
     generator = np.random.default_rng(0)
     for names in EXCHANGEABLE:
