@@ -8,9 +8,9 @@ Paper     Cho et al., Learning Phrase Representations using RNN Encoder-Decoder 
           2014, https://arxiv.org/abs/1406.1078; Keras's GRU applies the reset gate after the matrix product.
 Answers   Does the mask matter? not measured yet
           Which side should be padded without a mask? not measured yet
-          Is the mean over time a way out? not measured yet
+          Does averaging over time replace the mask? not measured yet
           What does truncation cost? not measured yet
-          Which cell is best at equal parameters? not measured yet
+          Which cell is best at equal size? not measured yet
           How does a mask get lost without a warning? not measured yet
 
     python -m recipes.recurrent.masking

@@ -5,11 +5,11 @@ Baseline  answering 1 to every sequence, which gives a mean squared error of abo
 Published 0.01: below it, the paper counted the task as learned (section 5.4: sums divided by four, one mark early)
 Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735; here each
           half has one mark. Gate bias: https://arxiv.org/abs/1804.11188, clipping: https://arxiv.org/abs/1211.5063
-Answers   How much of the gradient reaches the first of 600 steps before training? In a plain network 0%, in a GRU
-          biased to remember 26%.
+Answers   How much of the gradient reaches the first of 600 steps before training? In a plain network 0%; in a GRU
+          biased to remember, 26%.
           Which cells solve which lengths, and do clipping and the initial weights help? not measured yet
-          What does an exploding gradient do? Its norm reaches 9e+18, then overflows.
-          Does Keras's GRU keep its state where the update gate is 1, or replace it? It keeps 100%.
+          How far do gradients explode? Their norm reaches 9e+18, then overflows.
+          Does Keras's GRU keep or replace its state where the update gate is 1? It keeps 100% of it.
 
     python -m recipes.recurrent.vanishing_gradients
     python -m recipes.recurrent.vanishing_gradients --try "0.5 0.1* 0.8 0.3*"

@@ -11,7 +11,7 @@ Answers   Can one vector between encoder and decoder hold a whole question? Yes,
           Does the network merely recall similar sums? No: the answer to the most similar training question is right for
           only 0.1% of them.
           Does it help to read the question backwards? not measured yet
-          How far does free running fall behind teacher forcing? not measured yet
+          How much worse is free running than teacher forcing? not measured yet
           Are sums with more carries harder? not measured yet
 
     python -m recipes.seq2seq.addition

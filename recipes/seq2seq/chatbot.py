@@ -7,8 +7,8 @@ Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org
           over the history (Bahdanau et al. 2014) and a vocabulary of subwords.
 Answers   How far does imitation go without a database to query? To 10.5 BLEU, against 4.8 for the recorded reply to the
           most similar history.
-          How many replies are right word for word? 1.7% of those in the test dialogues.
-          Does it say the same thing over and over? 50% of its replies are distinct, and 82% of the recorded ones.
+          How many replies match the recorded one word for word? 1.7% of those in the test dialogues.
+          Does it repeat the same replies? 50% of its replies are distinct, and 82% of the recorded ones.
           What do more turns of history add? not measured yet
           Does it attend more to what the user said or to what it asked before? not measured yet
 

@@ -5,9 +5,9 @@ Baseline  the most frequent answer of each task; also, the last possible answer 
 Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
 Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895. There
           the best of ten runs counts, here the mean of all; here training questions are augmented by exchanging names.
-Answers   Does it attend to what matters? To 90.6% of the sentences that an answer rests on.
-          What do exchanged names add? Accuracy 94.0% instead of 75.7%.
-          How far does an LSTM get that has to remember the story? not measured yet
+Answers   Does it attend to what matters? Yes, to 90.6% of the sentences that an answer depends on.
+          What does exchanging names add? Accuracy 94.0% instead of 75.7%.
+          How well does an LSTM do, which has to remember the story? not measured yet
 
     python -m recipes.seq2seq.question_answering
     python -m recipes.seq2seq.question_answering --set hops=1

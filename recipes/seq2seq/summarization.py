@@ -8,8 +8,8 @@ Paper     See, Liu and Manning, Get To The Point: Summarization with Pointer-Gen
           https://arxiv.org/abs/1704.04368. Here with GRUs instead of LSTMs, subwords instead of an extended vocabulary
           for copied words, and no coverage mechanism, since a subject line is too short to repeat itself.
 Answers   Is it better than the email's first sentence? Yes: 25.0 ROUGE-L against 14.0.
-          How many of its words are in the email? 76%; of those in the original subject lines, 52%.
-          What does beam search add? Nothing: 25.0 ROUGE-L, and 25.5 by greedy decoding.
+          How many of its words occur in the email? 76%; of words in original subject lines, 52%.
+          What does beam search add? Nothing: 25.0 ROUGE-L, 25.5 with greedy decoding.
           What does copying add? not measured yet
 
     python -m recipes.seq2seq.summarization

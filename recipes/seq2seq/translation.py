@@ -7,8 +7,7 @@ Published 28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs 
 Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
           https://arxiv.org/abs/1409.0473. Here one decoder GRU computes the queries and a second follows the attention
           (Wu et al. 2016, https://arxiv.org/abs/1609.08144), so that training processes all steps at once.
-Answers   How good are the translations? Greedy decoding reaches 37.9 BLEU, the nearest training sentence's translation
-          10.6.
+Answers   How good are the translations? Greedy decoding reaches 37.9 BLEU, the nearest sentence's translation 10.6.
           What does beam search add? A beam of five raises BLEU from 37.9 to 39.3.
           Dot-product or additive attention? not measured yet
           What does attention add, and at which lengths? not measured yet

@@ -8,7 +8,7 @@ Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Doc
           all six of S2, pooling has no weights, the output is a softmax instead of radial basis functions, and the
           rest is modern: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
 Answers   What does a convolutional network add to a linear classifier? It classifies 99.5% of the test digits
-          correctly, the nearest mean digit only 82.1%.
+          correctly, the nearest-mean classifier only 82.1%.
           What do ReLU and max pooling add to the network of 1998? not measured yet
           What does augmentation add? not measured yet
 
