@@ -164,7 +164,7 @@ def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
 def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
     measured = tiny_runs(NAME).results
     files.write_json(tmp_path / "results.json", {**measured, "recipe": "vision.lenet"})
-    with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
+    with pytest.raises(errors.RecipeError, match="contains results of vision.lenet"):
         short(tmp_path)
     files.write_json(tmp_path / "results.json", {**measured, "hyperparameters": {}})
     with pytest.raises(errors.RecipeError, match="other hyperparameters"):
