@@ -130,9 +130,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
-    with pytest.raises(
-        errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues the run"
-    ):
+    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
     return tmp_path
@@ -166,7 +164,7 @@ def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
 def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
     measured = tiny_runs(NAME).results
     files.write_json(tmp_path / "results.json", {**measured, "recipe": "vision.lenet"})
-    with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
+    with pytest.raises(errors.RecipeError, match="contains results of vision.lenet"):
         short(tmp_path)
     files.write_json(tmp_path / "results.json", {**measured, "hyperparameters": {}})
     with pytest.raises(errors.RecipeError, match="other hyperparameters"):

@@ -88,5 +88,5 @@ def complaints(promise, recorded):
         if NO_DIFFERENCE in sentence and False not in verdicts:
             found.append(f"{question} says {NO_DIFFERENCE!r}, and no variant in the answer is that close")
         if NO_DIFFERENCE not in sentence and False in verdicts:
-            found.append(f"{question} claims a difference that lies within the spread of the seeds")
+            found.append(f"{question} claims a difference that is within the spread of the seeds")
     return found

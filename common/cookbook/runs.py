@@ -117,13 +117,13 @@ def claim(out, entry, identity, resume, own):
     own: whether `out` is the recipe's default output directory, where results of earlier defaults may be replaced.
 
     Raises:
-        errors.RecipeError: the directory holds a run of another recipe or setting, or there is nothing to resume.
+        errors.RecipeError: the directory contains a run of another recipe or setting, or there is nothing to resume.
     """
     recorded = results.read_json(out / "results.json")
     if recorded and recorded["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} holds results of {recorded['recipe']}: choose another --out")
+        raise errors.RecipeError(f"{out} contains results of {recorded['recipe']}: choose another --out")
     if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
-        raise errors.RecipeError(f"{out} holds results of other hyperparameters: choose another --out")
+        raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
     started = results.read_json(backup / "run.json")
     if resume and not started:
@@ -131,10 +131,10 @@ def claim(out, entry, identity, resume, own):
     if resume:
         for key, value in identity.items():
             if started[key] != value:
-                raise errors.RecipeError(f"{out} holds a run of {difference(key, started[key], value)}")
+                raise errors.RecipeError(f"{out} contains a run of {difference(key, started[key], value)}")
         return
     if started and started["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} holds an unfinished run of {started['recipe']}: choose another --out")
+        raise errors.RecipeError(f"{out} contains an unfinished run of {started['recipe']}: choose another --out")
     if started:
         previous = out / "backup-previous"
         shutil.rmtree(previous, ignore_errors=True)

@@ -106,14 +106,14 @@ def search(entry, recipe, values, options, directory):
     options: the command line's `search` (number of trials), `tuner` and `seed`.
 
     Raises:
-        errors.RecipeError: the directory holds a search with another space or seed.
+        errors.RecipeError: the directory contains a search with another space or seed.
     """
     space = search_space(entry, recipe, values)
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
     started = results.read_json(directory / "space.json")
     if started and started != identity:
         raise errors.RecipeError(
-            f"{directory} holds a search with another space or seed: choose another --out, or delete it"
+            f"{directory} contains a search with another space or seed: choose another --out, or delete it"
         )
     files.write_json(directory / "space.json", identity)
     print(f"The search is saved in {directory}; the same command resumes it.")

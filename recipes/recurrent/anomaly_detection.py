@@ -8,9 +8,9 @@ Paper     Malhotra et al.: LSTM-based Encoder-Decoder for Multi-sensor Anomaly D
           https://arxiv.org/abs/1607.00148. Here the decoder reads a narrow code at every step, never its own output.
 Answers   Do reconstruction errors reveal more than a z-score? not measured yet
           How good is a threshold chosen on a single anomaly? Its F1 is 0.34; the best threshold's would be 0.43.
-          How many anomalies are found? 9 of 9, with 122 false alarms.
-          Does a wider code detect less? There is no difference beyond the spread of the seeds: 0.408 with 8 numbers,
-          0.409 with 2, 0.402 with 32.
+          How many anomalies are found? 9 of 9; 122 false alarms.
+          Is a wider code worse? There is no difference beyond the spread of the seeds: 0.408 with 8 numbers, 0.409 with
+          2, 0.402 with 32.
 
     python -m recipes.recurrent.anomaly_detection
     python -m recipes.recurrent.anomaly_detection --try nyc_taxi.csv
@@ -46,8 +46,8 @@ PROMISE = {
         "Do reconstruction errors reveal more than a z-score?": "not measured yet",
         "How good is a threshold chosen on a single anomaly?": "Its F1 is {f1:.2f}; the best threshold's would be "
         "{f1_of_best_threshold:.2f}.",
-        "How many anomalies are found?": "{anomalies_found:.0f} of {anomalies:.0f}, with {false_alarms:.0f} false alarms.",
-        "Does a wider code detect less?": "There is no difference beyond the spread of the seeds: {average_precision:.3f} "
+        "How many anomalies are found?": "{anomalies_found:.0f} of {anomalies:.0f}; {false_alarms:.0f} false alarms.",
+        "Is a wider code worse?": "There is no difference beyond the spread of the seeds: {average_precision:.3f} "
         "with 8 numbers, {code of 2/average_precision:.3f} with 2, {code of 32/average_precision:.3f} with 32.",
     },
 }

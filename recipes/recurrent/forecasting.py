@@ -52,7 +52,7 @@ PROMISE = {
         "Is it better to forecast all hours at once, or day by day from the network's own forecasts?": "At once, by a "
         "small margin: {mse:.4f} against {autoregressive/mse:.4f}.",
         "GRU or LSTM?": "With the same number of units, the GRU: {mse:.4f} against {LSTM/mse:.4f}.",
-        "Do subtracting the last hour and a longer look-back help?": "Yes: the error is {last hour kept/mse:.4f} "
+        "Do subtracting the last hour and a longer look-back help?": "Yes: the error is {last hour not subtracted/mse:.4f} "
         "without the subtraction, {look-back of 4 days/mse:.4f} with 4 days instead of 21, and {mse:.4f} with both.",
         "How does the error grow from day to day?": "From {mse_day_1:.2f} on the first day ahead to {mse_day_2:.2f}, "
         "{mse_day_3:.2f} and {mse_day_4:.2f}.",
@@ -62,7 +62,7 @@ TINY = {"examples": 1000, "epochs": 2, "look_back": 96, "units": 8}
 VARIANTS = {
     "autoregressive": {"decoder": "autoregressive"},
     "LSTM": {"cell": "lstm"},
-    "last hour kept": {"subtract_last": False},
+    "last hour not subtracted": {"subtract_last": False},
     "look-back of 4 days": {"look_back": 96},
     "look-back of 14 days": {"look_back": 336},
 }

@@ -84,7 +84,7 @@ def build_model(hp, name="classifier"):
     recurrent = layers.LSTM(hp["units"], return_sequences=True, return_state=True, name="recurrent")
     hidden_states, last_state, _ = recurrent(vectors, mask=mask)  # (B, T, units), (B, units)
     mean = layers.GlobalAveragePooling1D()(hidden_states, mask=mask)
-    maximum = ops.max(ops.where(mask[..., None], hidden_states, -1.0), axis=1)  # States lie between -1 and 1.
+    maximum = ops.max(ops.where(mask[..., None], hidden_states, -1.0), axis=1)  # States are between -1 and 1.
     features = layers.Concatenate(name="features")([last_state, mean, maximum])  # (B, 3 units), of different scales
     hidden = layers.Dropout(hp["dropout"])(layers.BatchNormalization(momentum=0.9)(features))
     model = keras.Model(tokens, layers.Dense(1, activation="sigmoid", name="positive")(hidden), name=name)
