@@ -108,25 +108,27 @@ def decoder(model, start, end, length, alpha=0.0, outputs=(), log_probabilities=
     """Returns a function from source tokens (N, S) and a beam size to the target tokens (N, length) of `beam_search`.
 
     model: trained with teacher forcing, maps the source and the shifted target to logits. A layer "memory" outputs
-        what its decoder attends to, a layer NAME_state the initial state of each recurrent layer NAME of the decoder.
+        what its decoder attends to, a layer NAME_state the initial state of each GRU NAME of the decoder.
     outputs, log_probabilities: for models that don't output logits: names of layers, and a function of the source and
         the dict of their outputs (N, 1, ...) that returns the log-probabilities (N, V) of the next token.
     """
-    layers = {layer.name: layer.output for layer in model.layers}
-    recurrent = [name.removesuffix("_state") for name in layers if name.endswith("_state")]
-    read = keras.Model(model.inputs[0], [layers["memory"], *(layers[f"{name}_state"] for name in recurrent)])
-    given = {name: layers[name] for name in outputs if name in layers} or model.outputs[0]
-    advance = keras.Model([*model.inputs[:2], *read.outputs], [given, [layers[name][1] for name in recurrent]])
+    layer_outputs = {layer.name: layer.output for layer in model.layers}
+    recurrent = [name.removesuffix("_state") for name in layer_outputs if name.endswith("_state")]
+    initial = [layer_outputs["memory"], *(layer_outputs[f"{name}_state"] for name in recurrent)]
+    encoder = keras.Model(model.inputs[0], initial)
+    predicted = {name: layer_outputs[name] for name in outputs if name in layer_outputs} or model.outputs[0]
+    later_states = [layer_outputs[name][1] for name in recurrent]
+    one_step = keras.Model([*model.inputs[:2], *initial], [predicted, later_states])
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def write(source, beam_size):
-        memory, *states = map(tf.identity, read(source))  # Without Keras's mask: the decoder makes its own.
+        memory, *states = map(tf.identity, encoder(source))  # Without Keras's mask: the decoder makes its own.
         tokens = tf.fill(tf.shape(source)[:1], start)
         source, memory = (tf.repeat(each, beam_size, axis=0) for each in (source, memory))
 
         def step(tokens, states):
-            given, states = advance([source, tokens[:, None], memory, *states])
-            return log_probabilities(source, given) if outputs else tf.nn.log_softmax(given[:, 0]), states
+            predicted, states = one_step([source, tokens[:, None], memory, *states])
+            return log_probabilities(source, predicted) if outputs else tf.nn.log_softmax(predicted[:, 0]), states
 
         return beam_search(step, tokens, states, length, beam_size, end, alpha)[0][:, 0]
 

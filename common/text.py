@@ -16,7 +16,7 @@ def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False
     A space belongs to the first subword of its word, and punctuation marks are tokens of their own, so that decoding
     restores the text. `special` tokens come first; the fourth stands for characters that do not occur in the texts.
     """
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL[3]))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=special[3]))
     if lowercase:
         tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     split = [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
@@ -38,7 +38,7 @@ def shift_right(target, start):
     Returns this (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
     """
     mask = tf.not_equal(target, 0)
-    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), start), target[:, :-1]], axis=1)
+    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), tf.cast(start, target.dtype)), target[:, :-1]], axis=1)
     return tf.where(mask, shifted, 0), tf.cast(mask, tf.float32)
 
 
@@ -46,7 +46,8 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
     """Batches of (source (B, S), shifted target (B, T)), target (B, T), weight (B, T), from ragged sources and targets.
 
     Within a batch, sources have similar lengths, as do targets; `edges` are those of both, see `bucket`. Weights are 0
-    on padding and sum to about 1. Divided by the tokens of each batch instead, short targets would count more.
+    on padding and sum to about 1, for a loss with `reduction="sum"`: a mean over each batch's own tokens would make
+    those of short targets count more.
     """
     lengths = [source.row_lengths(), target.row_lengths()]
     tokens_per_batch = batch_size * np.mean(target.row_lengths())
@@ -61,7 +62,7 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
 def nearest(known, texts, **options):
     """For each text, the index of the known text whose TF-IDF vector is nearest; `options` are TfidfVectorizer's."""
     tfidf = TfidfVectorizer(sublinear_tf=True, **options)
-    known = tfidf.fit_transform(known).T.tocsr()
+    vectors = tfidf.fit_transform(known).T.tocsr()
     # All texts at once would need more memory than a laptop has.
-    parts = (tfidf.transform(texts[start : start + 500]) @ known for start in range(0, len(texts), 500))
-    return np.concatenate([np.asarray(similarity.argmax(axis=1))[:, 0] for similarity in parts])
+    parts = (tfidf.transform(texts[start : start + 500]) @ vectors for start in range(0, len(texts), 500))
+    return np.concatenate([np.asarray(similarity.argmax(axis=1)).ravel() for similarity in parts])

@@ -61,10 +61,11 @@ def compared(sentence):
 
 
 def differs(promise, recorded, variant, metric):
-    """Whether a variant's mean differs by more than the spread of the seeds; None if the record can't show that.
+    """Whether a variant's mean is off by more than the seeds explain, None if the record can't show that.
 
-    If only the run has several seeds: by more than three standard deviations. If both have three or more: by more than
-    three standard errors of the difference. If the run has one seed: by more than the promise's tolerance.
+    Against the run's own seeds alone: by three standard deviations, or the promise's tolerance where one seed shows
+    none. Where the variant has three seeds too: by three standard errors of the difference. With three seeds, chance
+    alone passes the first in about one of eight comparisons and the second in one of twenty-five.
     """
     own, other = values(recorded, "", metric), values(recorded, variant, metric)
     difference = abs(statistics.fmean(own) - statistics.fmean(other))
@@ -81,7 +82,10 @@ def complaints(promise, recorded):
     """What is wrong with the answers, as messages: numbers typed in, and claims that the figures do not support."""
     found = []
     for question, sentence in promise["answers"].items():
-        typed = "".join(text for text, *_ in string.Formatter().parse(sentence))
+        parts = list(string.Formatter().parse(sentence))
+        if sentence != UNMEASURED and not any(name for _, name, *_ in parts):
+            found.append(f"{question} is answered without a measured number")
+        typed = " ".join(text for text, *_ in parts)
         # Settings ("200 steps") may be typed; decimals and percentages are taken to be measured.
         found += [f"{question} contains the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
         verdicts = [differs(promise, recorded, *pair) for pair in compared(sentence)] if recorded else []

@@ -114,7 +114,11 @@ def write_fields(entry):
     answered = answers.fill(entry.promise, recorded).items()
     text = entry.path.read_text(encoding="utf-8")
     updated = with_field(text, "Result", [results.result_line(recorded) if recorded else answers.UNMEASURED])
-    lines = [line for question, answer in answered for line in textwrap.wrap(f"{question} {answer}", 110)]
+    lines = [
+        line
+        for question, answer in answered
+        for line in textwrap.wrap(f"{question} {answer}", 110, break_on_hyphens=False)
+    ]
     updated = with_field(updated, "Answers", lines)
     if updated != text:
         entry.path.write_text(updated, encoding="utf-8")

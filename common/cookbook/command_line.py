@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import pathlib
+import shlex
 import sys
 
 from common.cookbook import catalogue, errors, results
@@ -129,8 +130,9 @@ def dispatch(entry, recipe, options):
 def run_command(entry, options):
     """The command that trains with these options, as one types it."""
     same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
+    same += ["--seed", str(options.seed)] if options.seed else []
     same += ["--out", str(options.out)] if options.out else []
-    return " ".join([f"python -m recipes.{entry.name}", *same])
+    return shlex.join(["python", "-m", f"recipes.{entry.name}", *same])
 
 
 def what_next(entry, options, out):

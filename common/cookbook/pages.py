@@ -29,9 +29,7 @@ def title(chapter):
     return name, about
 
 
-def mark(passed):
-    """The mark in tables: whether the published figure was passed."""
-    return "✓" if passed else "✗"
+MARKS = {"better": "✓", "equal": "≈", "worse": "✗"}
 
 
 def compact(entry):
@@ -42,7 +40,7 @@ def compact(entry):
         return f"{link} {answers.UNMEASURED}"
     goal = recorded["published"]
     compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
-    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {mark(results.passed(recorded))})"
+    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
 
 
 def table():
@@ -87,9 +85,10 @@ def comparison(entry):
         "|---|---|---|",
         f"| **this recipe**, {over} | **{results.spread(recorded['figure'])}** | {minutes(recorded)} |",
     ]
-    weaker = "" if results.beats_baseline(recorded) else " ✗ better than the network"
+    verdict = results.against_baseline(recorded)
+    loses = "" if verdict == "better" else f" {MARKS[verdict]}{results.LOSES[verdict].replace(':', '')}"
     rows.append(
-        f"| baseline: {recorded['baseline']['name']} | {results.number(recorded['baseline']['value'])}{weaker} | |"
+        f"| baseline: {recorded['baseline']['name']} | {results.number(recorded['baseline']['value'])}{loses} | |"
     )
     goal = recorded["published"]
     here = (
@@ -97,7 +96,8 @@ def comparison(entry):
         if "metric" in goal
         else ""
     )
-    reached = "✓ passed" if results.passed(recorded) else "✗ not reached"
+    verdict = results.against_published(recorded)
+    reached = f"{MARKS[verdict]} {results.REACHED[verdict]}"
     rows.append(f"| published: {goal['source']}{here} | {results.number(goal['value'])} {reached} | |")
     for name, variant in recorded.get("variants", {}).items():
         found = answers.values(recorded, name, metric)

@@ -60,15 +60,28 @@ def better(promise_or_results, value, other):
     return value > other if promise_or_results["figure"]["better"] == "higher" else value < other
 
 
-def passed(results):
-    """Whether the published figure was passed."""
+LOSES = {"better": "", "equal": ": as good as the network, within the spread", "worse": ": better than the network"}
+REACHED = {"better": "passed", "equal": "reached, within the spread", "worse": "not reached"}
+
+
+def verdict(results, name, value):
+    """How a metric compares with another value: "better", "worse", or "equal" within three standard deviations."""
+    figure = results["figure"]
+    own = results["metrics"][name]
+    if name == figure["name"] and abs(own - value) < 3 * figure["sd"]:
+        return "equal"
+    return "better" if better(results, own, value) else "worse"
+
+
+def against_published(results):
+    """The verdict on the published figure."""
     goal = results["published"]
-    return better(results, results["metrics"][goal.get("metric", results["figure"]["name"])], goal["value"])
+    return verdict(results, goal.get("metric", results["figure"]["name"]), goal["value"])
 
 
-def beats_baseline(results):
-    """Whether the figure is better than the baseline's."""
-    return better(results, results["figure"]["mean"], results["baseline"]["value"])
+def against_baseline(results):
+    """The verdict on the baseline's figure."""
+    return verdict(results, results["figure"]["name"], results["baseline"]["value"])
 
 
 def assignments(values):
@@ -123,9 +136,9 @@ def report(results, out):
         (
             "baseline",
             number(results["baseline"]["value"]),
-            results["baseline"]["name"] + ("" if beats_baseline(results) else ": better than the network"),
+            results["baseline"]["name"] + LOSES[against_baseline(results)],
         ),
-        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed(results) else 'not reached'}"),
+        ("published", number(goal["value"]), f"{published(results)}: {REACHED[against_published(results)]}"),
     ]
     rows += [(f"  {key.replace('_', ' ')}", number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)

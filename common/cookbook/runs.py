@@ -227,6 +227,8 @@ def keep(out, recipe, model, hp, histories):
     own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
     if len(own.get("loss", [])) > 2:  # One or two points are no curve.
         shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
+    for stale in out.glob("*.png"):  # Of an earlier run, which may have drawn others.
+        stale.unlink()
     for name, each in shown.items():
         if isinstance(each, str):
             files.write_text(out / f"{name}.txt", each + "\n")

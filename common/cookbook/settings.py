@@ -97,7 +97,8 @@ def listing(tree, source):
     width = max(len(each.name) for each in space)
     lines = []
     for each in space:
-        lines.append(f"  {each.name:{width}}  {each.default!s:8}  {allowed(each)}")
+        default = str(each.default).lower() if isinstance(each.default, bool) else str(each.default)
+        lines.append(f"  {each.name:{width}}  {default:8}  {allowed(each)}")
         lines += textwrap.wrap(told[each.name], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 

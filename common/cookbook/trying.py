@@ -5,17 +5,6 @@ import keras
 from common.cookbook import errors
 
 
-class Assets(dict):
-    """{file name: text} of the files beside a model, each read on first use."""
-
-    def __init__(self, directory):
-        super().__init__()
-        self.directory = directory
-
-    def __missing__(self, name):
-        return (self.directory / name).read_text(encoding="utf-8")
-
-
 def try_model(recipe, directory, inputs, command):
     """Prints the output of the model in `directory` for each of `inputs` or, without any, for every line typed.
 
@@ -25,7 +14,9 @@ def try_model(recipe, directory, inputs, command):
     path = directory / "model.keras"
     if not path.exists():
         raise errors.RecipeError(f"no trained model in {directory}; train one with `{command}`")
-    model, assets = keras.models.load_model(path), Assets(directory)
+    model = keras.models.load_model(path)
+    texts = (each for each in directory.iterdir() if each.suffix in (".txt", ".json", ".csv"))
+    assets = {each.name: each.read_text(encoding="utf-8") for each in texts}
     if not inputs:
         return converse(recipe, model, assets)
     try:
@@ -50,5 +41,5 @@ def ask():
     """The next line; "" at the end of the input."""
     try:
         return input("> ").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return ""

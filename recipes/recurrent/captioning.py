@@ -6,7 +6,12 @@ Published 0.95 exact match: the recipe's own aim, since no figure is published f
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
           https://arxiv.org/abs/1502.03044, with soft attention. Here a GRU replaces the LSTM, the encoder is trained
           from scratch, a bias encodes each cell's position, and there is no gate nor doubly stochastic attention.
-Answers   not measured yet
+Answers   What does attention add to one vector for the whole image? 95.7% of the captions are right with it, 79.7%
+          without.
+          Can it describe pairs of digits that it never saw beside or above each other? Yes: 93.7% of the captions with
+          such a pair are right.
+          Do longer captions fail more often? 97.5% are right for two digits, 94.0% for four; without attention 94.3%
+          and 58.2%.
 
     python -m recipes.recurrent.captioning
     python -m recipes.recurrent.captioning --set units=256 --seed 1
