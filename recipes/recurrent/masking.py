@@ -20,6 +20,7 @@ Answers   Does the mask matter? not measured yet
 """
 
 import functools
+import itertools
 import json
 
 import keras
@@ -184,7 +185,7 @@ def evaluate(model, hp):
 def words_and_pairs(row):
     """The known words of a row of tokens, and the pairs of neighbours among them."""
     words = row[row > 1].tolist()
-    return [*words, *zip(words, words[1:])]
+    return [*words, *itertools.pairwise(words)]
 
 
 def predict(model, assets, inputs):
