@@ -1,18 +1,19 @@
-"""Datasets in, batches out: a shuffle that a resumed run repeats, and batches of similar length."""
+"""Datasets in, batches out: a shuffle that a resumed run repeats, and batches of similar length.
+
+For epochs of `shuffle(examples).repeat().take(steps)`, map and prefetch before `repeat`: prefetching after it can begin
+a pass that the epoch does not need, and timing would decide whether that pass is counted.
+"""
 
 import numpy as np
 import tensorflow as tf
 
 
 def shuffle(dataset):
-    """Shuffles all examples, anew in every pass, in an order that depends only on the global seed and the pass.
+    """Shuffles all examples, in an order that depends only on the global seed and the number of the pass.
 
-    `Dataset.shuffle` counts passes inside its iterator, which a resumed run creates anew. Here variables count them,
-    those of all datasets in `shuffle.counters`. Call `keras.utils.set_random_seed` first, `cache()` before this, and
-    `batch()` after. Raises ValueError if the cardinality is unknown.
-
-    For epochs of `repeat().take(steps)`, map and prefetch before `repeat`: after it, reading ahead begins passes that
-    the epoch does not need, and whether these are counted is a matter of timing.
+    `Dataset.shuffle` counts the passes in its iterator, which a resumed run creates again; here variables count them,
+    listed in `shuffle.counters` for all datasets. Call `keras.utils.set_random_seed` first, `cache()` before this
+    and `batch()` after. Raises ValueError if the cardinality is unknown.
     """
     size = dataset.cardinality()
     if size < 0:
@@ -34,11 +35,11 @@ shuffle.counters = []
 
 
 def bucket(tensors, lengths, edges, batch_size, shuffled=False):
-    """Batches examples of similar length together, so that little is computed on padding (zeros on the right).
+    """Batches examples of similar length together, which saves padding (zeros on the right).
 
     tensors: structure of tensors or ragged tensors; one row of each is an example.
-    lengths: (N,) int, or a list of these for several sequences, which then have a bucket for every combination.
-    edges: the lengths, or a list for each sequence, at which all buckets but the first begin.
+    lengths: (N,) int, or a list of these for several sequences; then every combination has a bucket.
+    edges: the lengths at which all buckets but the first begin, or one such list for each sequence.
     """
     if not isinstance(lengths, list):
         lengths, edges = [lengths], [edges]
@@ -53,6 +54,5 @@ def bucket(tensors, lengths, edges, batch_size, shuffled=False):
     batches = examples.bucket_by_sequence_length(
         lambda place, example: place, list(range(1, len(sizes))), [batch_size] * len(sizes)
     )
-    batches = batches.map(lambda places, batch: batch)
-    # Every bucket ends in a batch that may be short.
-    return batches.apply(tf.data.experimental.assert_cardinality(sum(-(-size // batch_size) for size in sizes)))
+    count = sum(-(-size // batch_size) for size in sizes)  # The last batch of a bucket may be short.
+    return batches.map(lambda places, batch: batch).apply(tf.data.experimental.assert_cardinality(count))

@@ -1,19 +1,23 @@
-"""Text out: what a next-token model writes, whole batches at a time.
+"""Decoding: generates the output of a next-token model or an encoder-decoder, whole batches at a time.
 
-Every function takes `step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states`, made of
-TensorFlow operations alone, and runs its loop inside one `tf.function`. Called from a `tf.function` of your own it is
-traced with that one, once for all batches.
+`step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states` consists of TensorFlow operations,
+and its loop runs inside one `tf.function`. Called from a `tf.function` of your own, it is traced as part of that one,
+once for all batches.
 """
 
+import functools
+
+import keras
+import numpy as np
 import tensorflow as tf
 
 
 def sample(step, tokens, states, length, temperature=1.0, seed=0):
-    """Returns `length` tokens (N, length), each drawn from the distribution after those before it.
+    """Returns `length` tokens (N, length), each sampled from the model's distribution given those before it.
 
     tokens (N,), states: the last token read and the states before it.
-    temperature: a number, or one for each row (N,). It divides the log-probabilities: below 1 favours the likely,
-        1 draws from the model as it is, above 1 favours the unlikely.
+    temperature: a number, or one for each row (N,). It divides the log-probabilities: below 1 favours likely tokens,
+        1 leaves the distribution as it is, above 1 favours unlikely ones.
     seed: the same seed gives the same tokens.
     """
     temperature = tf.reshape(tf.cast(temperature, tf.float32), (-1, 1))
@@ -34,9 +38,9 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0):
 
 
 def greedy(step, tokens, states, length, end_token=None):
-    """Returns the likeliest token at every step, up to `length` of them (N, length), 0 after `end_token`.
+    """Returns the most likely token at every step, up to `length` of them (N, length), 0 after `end_token`.
 
-    tokens (N,), states: the last token read and the states before it. Without `end_token` all rows are full.
+    tokens (N,), states: the last token read and the states before it. Without `end_token`, no row ends early.
     """
 
     @tf.function
@@ -59,49 +63,77 @@ def greedy(step, tokens, states, length, end_token=None):
 def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0.0):
     """Returns the best sequences (N, beam_size, length), 0 after `end_token`, and their scores, best first.
 
-    A score is log P(Y) / ((5 + |Y|) / 6) ** alpha, where |Y| counts the end token (Wu et al. 2016, section 7, eq. 14,
-    without its coverage penalty). Finished and unfinished sequences compete at every step; one without an end token by
-    `length` counts as it stands. With fewer possible sequences than beams the last scores are minus infinity.
+    A score is log P(Y) / ((5 + |Y|) / 6) ** alpha, where |Y| counts the end token (Wu et al. 2016, eq. 14, without its
+    coverage penalty). Finished and unfinished sequences compete at every step; a beam of 1 is greedy decoding.
 
-    tokens (N,), states: the last token read and the states before it. `step` gets them `beam_size` times, as
-        (N * beam_size, ...), the beams of a row side by side: what it closes over must be repeated likewise.
+    tokens (N,), states: the last token read and the states before it. `step` receives each row `beam_size` times in
+        succession, as (N * beam_size, ...); repeat any tensors that it closes over in the same way.
     """
 
     @tf.function
     def loop(tokens, states):
         rows = tokens.shape[0] or tf.shape(tokens)[0]
-        tokens = tf.repeat(tokens, beam_size)
-        states = [tf.repeat(state, beam_size, axis=0) for state in states]
-        written = tf.zeros((rows, beam_size, length), tf.int32)
-        lengths = tf.zeros((rows, beam_size), tf.int32)
-        finished = tf.zeros((rows, beam_size), tf.bool)
-        # All beams begin alike: only one counts, or the same sequence would fill them all.
-        first = tf.where(tf.range(beam_size) == 0, 0.0, -float("inf"))
-        scores = log_probability = tf.tile(first[None], (rows, 1))
+        tokens, *states = (tf.repeat(each, beam_size, axis=0) for each in (tokens, *states))
+        # All beams begin identically: only the first counts, or the same sequence would fill them all.
+        log_probability = tf.tile(tf.one_hot(0, beam_size, 0.0, -float("inf")), [rows])
+        written, lengths = tf.zeros((rows * beam_size, length), tf.int32), tf.zeros_like(log_probability)
+        finished = tf.zeros_like(tokens, tf.bool)
+        scores = tf.reshape(log_probability, (rows, beam_size))
         for position in tf.range(length):
             next_log_probabilities, states = step(tokens, states)
             vocabulary_size = tf.shape(next_log_probabilities)[-1]
-            next_log_probabilities = tf.reshape(next_log_probabilities, (rows, beam_size, vocabulary_size))
-            only_padding = tf.where(tf.range(vocabulary_size) == 0, 0.0, -float("inf"))
-            next_log_probabilities = tf.where(finished[:, :, None], only_padding, next_log_probabilities)
-            totals = log_probability[:, :, None] + next_log_probabilities  # (N, beams, V)
-            lengths += tf.where(finished, 0, 1)
-            penalty = ((5.0 + tf.cast(lengths, tf.float32)) / 6.0) ** alpha
-            candidates = (rows, beam_size * vocabulary_size)
-            scores, best = tf.math.top_k(tf.reshape(totals / penalty[:, :, None], candidates), beam_size)
-            log_probability = tf.gather(tf.reshape(totals, candidates), best, batch_dims=1)
-            parents, chosen = best // vocabulary_size, best % vocabulary_size
-            written, lengths, finished = (
-                tf.gather(each, parents, batch_dims=1) for each in (written, lengths, finished)
+            only_padding = tf.one_hot(0, vocabulary_size, 0.0, -float("inf"))
+            totals = tf.where(finished[:, None], only_padding, next_log_probabilities) + log_probability[:, None]
+            lengths += tf.where(finished, 0.0, 1.0)
+            ranked = totals / ((5.0 + lengths[:, None]) / 6.0) ** alpha
+            scores, best = tf.math.top_k(tf.reshape(ranked, (rows, beam_size * vocabulary_size)), beam_size)
+            parents = tf.reshape(tf.range(rows)[:, None] * beam_size + best // vocabulary_size, [-1])
+            tokens = tf.reshape(best % vocabulary_size, [-1])
+            log_probability = tf.gather_nd(totals, tf.stack([parents, tokens], axis=1))
+            written, lengths, finished, *states = (
+                tf.gather(each, parents) for each in (written, lengths, finished, *states)
             )
-            written = tf.where(tf.range(length) == position, chosen[:, :, None], written)
-            flat_parents = tf.reshape(tf.range(rows)[:, None] * beam_size + parents, (-1,))
-            states = [tf.gather(state, flat_parents) for state in states]
-            tokens = tf.reshape(chosen, (-1,))
+            written = tf.where(tf.range(length) == position, tokens[:, None], written)
             if end_token is not None:
-                finished |= chosen == end_token
+                finished |= tokens == end_token
                 if tf.reduce_all(finished):
                     break
-        return written, scores
+        return tf.reshape(written, (rows, beam_size, length)), scores
 
     return loop(tf.cast(tokens, tf.int32), list(states))
+
+
+@functools.lru_cache(maxsize=1)  # Traced once for all calls with one model.
+def decoder(model, start, end, length, alpha=0.0, outputs=(), log_probabilities=None):
+    """Returns a function from source tokens (N, S) and a beam size to the target tokens (N, length) of `beam_search`.
+
+    model: trained with teacher forcing, maps the source and the shifted target to logits. A layer "memory" outputs
+        what its decoder attends to, a layer NAME_state the initial state of each GRU NAME of the decoder.
+    outputs, log_probabilities: for models that don't output logits: names of layers, and a function of the source and
+        the dict of their outputs (N, 1, ...) that returns the log-probabilities (N, V) of the next token.
+    """
+    layer_outputs = {layer.name: layer.output for layer in model.layers}
+    recurrent = [name.removesuffix("_state") for name in layer_outputs if name.endswith("_state")]
+    initial = [layer_outputs["memory"], *(layer_outputs[f"{name}_state"] for name in recurrent)]
+    encoder = keras.Model(model.inputs[0], initial)
+    predicted = {name: layer_outputs[name] for name in outputs if name in layer_outputs} or model.outputs[0]
+    later_states = [layer_outputs[name][1] for name in recurrent]
+    one_step = keras.Model([*model.inputs[:2], *initial], [predicted, later_states])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
+    def write(source, beam_size):
+        memory, *states = map(tf.identity, encoder(source))  # Without Keras's mask: the decoder makes its own.
+        tokens = tf.fill(tf.shape(source)[:1], start)
+        source, memory = (tf.repeat(each, beam_size, axis=0) for each in (source, memory))
+
+        def step(tokens, states):
+            predicted, states = one_step([source, tokens[:, None], memory, *states])
+            return log_probabilities(source, predicted) if outputs else tf.nn.log_softmax(predicted[:, 0]), states
+
+        return beam_search(step, tokens, states, length, beam_size, end, alpha)[0][:, 0]
+
+    def decode(source, beam_size=1):
+        batches = tf.data.Dataset.from_tensor_slices(source).batch(200)
+        return np.concatenate([write(batch, beam_size) for batch in batches])
+
+    return decode

@@ -1,4 +1,4 @@
-"""Pictures: axes without global state, heat maps and grids, the learning curve of a run and the scores of a search."""
+"""Plots: axes without global state, heat maps and grids, the learning curve of a run and the scores of a search."""
 
 import numpy as np
 from matplotlib import figure
@@ -7,20 +7,20 @@ TRAINING, VALIDATION, MUTED = "#9aa5b1", "#c2410c", "#cbd5e1"
 
 
 def new(width=7.0, height=4.0, rows=1, columns=1, **options):
-    """Returns a figure and its axes, without pyplot's global state: nothing stays in memory."""
+    """Returns a figure and its axes, without pyplot's global state, so that no figure stays in memory."""
     picture = figure.Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes = picture.subplots(rows, columns, **options)
     return picture, axes
 
 
 def plain(axes):
-    """Removes the upper and right lines of the frame."""
+    """Removes the top and right lines of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
 def heat_map(axes, values, rows, columns, colours="Oranges"):
-    """Draws values (rows, columns) between 0 and 1 as coloured cells, each row and column named."""
+    """Draws values (rows, columns) between 0 and 1 as coloured cells, with a label for each row and column."""
     axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -45,38 +45,27 @@ def image_grid(images, titles, columns=10, heading="", colours="gray_r"):
     return picture
 
 
-def curve(histories, monitor):
-    """Loss and monitored metric by epoch, the fits of a recipe one after another.
+def curve(history, monitor):
+    """Loss and monitored metric by epoch, on training and validation data.
 
-    histories: {model's name: {metric: one value per epoch}}, in order.
+    history: {metric: one value per epoch}.
     monitor: name of the validation metric that a search compares.
     """
     names = ["loss"] if monitor == "val_loss" else ["loss", monitor.removeprefix("val_")]
-    stages = {stage: history for stage, history in histories.items() if history}
-    room = 0.07 * max(map(len, stages)) if len(stages) > 1 else 0.0  # for the names below the axis
-    picture, axes = new(max(6.0, 0.3 * len(stages)) * len(names), 3.8 + room, columns=len(names), squeeze=False)
+    picture, axes = new(6.0 * len(names), 3.8, columns=len(names), squeeze=False)
     for ax, name in zip(axes[0], names):
-        plain(ax).set(xlabel="epoch", ylabel=name.replace("_", " "))
-        begin, middles = 0, []
-        for history in stages.values():
-            length = len(next(iter(history.values())))
-            for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
-                if metric in history:
-                    epochs = range(begin + 1, begin + length + 1)
-                    ax.plot(epochs, history[metric], color=colour, label=part, marker=".")
-            middles.append(begin + (1 + length) / 2)
-            begin += length
+        plain(ax).set(title=f"{name.replace('_', ' ')} by epoch", xlabel="epoch", ylabel=name.replace("_", " "))
+        for metric, colour, part in ((name, TRAINING, "training"), (f"val_{name}", VALIDATION, "validation")):
+            if metric in history:
+                values = history[metric]
+                ax.plot(range(1, len(values) + 1), values, color=colour, label=part, marker=".")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(stages) > 1:
-            ax.set_xticks(middles, stages, rotation=60, ha="right", rotation_mode="anchor")
-            ax.set_xlabel("epochs of each fit")
-        lines = dict(zip(*reversed(ax.get_legend_handles_labels())))  # One of each label.
-        ax.legend(lines.values(), lines, frameon=False)
+        ax.legend(frameon=False)
     return picture
 
 
 def search(scores, better, label):
-    """Every trial's score in order, the best so far as a line.
+    """Every trial's score in order, with the best so far as a line.
 
     scores: one per trial, None where it failed.
     better: "higher" or "lower".
@@ -86,7 +75,7 @@ def search(scores, better, label):
     done = [(trial, score) for trial, score in enumerate(scores) if score is not None]
     best = [choose(score for _, score in done[: count + 1]) for count in range(len(done))]
     ax.step([trial for trial, _ in done], best, where="post", color=VALIDATION, label="best so far")
-    ax.plot(*zip(*done), "o", color=TRAINING, label="trial (0 has the defaults)")
+    ax.plot(*zip(*done), "o", color=TRAINING, label="trial (0 uses the defaults)")
     plain(ax).set(xlabel="trial", ylabel=label.replace("_", " "))
     ax.legend(frameon=False)
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -1,20 +1,22 @@
-"""Text in and out of encoder-decoders: subwords, and what teacher forcing reads."""
+"""Text for encoder-decoders: subwords, batches for teacher forcing, and the nearest training text as a baseline."""
 
+import numpy as np
 import tensorflow as tf
 import tokenizers
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from common.data import bucket
 
 SPECIAL = ("<padding>", "<start>", "<end>", "<unknown>")  # Tokens 0 to 3.
 
 
 def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False):
-    """Returns a `tokenizers.Tokenizer` of subwords (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909).
+    """Returns a `tokenizers.Tokenizer` of the subwords of `texts` (Sennrich et al. 2016).
 
-    Spaces are part of a word's first piece and punctuation stands alone, so that decoding gives the text back exactly.
-
-    texts: iterable of str, from which the pieces are learned; `SPECIAL[3]` stands for characters not among them.
-    special: pieces that are the first tokens of the vocabulary, whatever the texts.
+    A space belongs to the first subword of its word, and punctuation marks are tokens of their own, so that decoding
+    restores the text. `special` tokens come first; the fourth stands for characters that do not occur in the texts.
     """
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL[3]))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=special[3]))
     if lowercase:
         tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     split = [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
@@ -25,11 +27,42 @@ def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False
     return tokenizer
 
 
-def shift_right(target, start):
-    """What a decoder reads in training to write `target` (B, T), 0 = padding on the right.
+def tokens_of(tokenizer, texts, kept=slice(None), end=()):
+    """The tokens of each text, of which the slice `kept` is taken, followed by `end`; ragged: (texts, None) int32."""
+    return tf.ragged.constant([[*line.ids[kept], *end] for line in tokenizer.encode_batch(texts)], tf.int32)
 
-    Returns the same tokens one place later, after `start` (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
+
+def shift_right(target, start):
+    """The decoder's input in training: `target` (B, T), 0 = padding, shifted one place to the right, after `start`.
+
+    Returns this (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
     """
     mask = tf.not_equal(target, 0)
-    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), start), target[:, :-1]], axis=1)
+    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), tf.cast(start, target.dtype)), target[:, :-1]], axis=1)
     return tf.where(mask, shifted, 0), tf.cast(mask, tf.float32)
+
+
+def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
+    """Batches of (source (B, S), shifted target (B, T)), target (B, T), weight (B, T), from ragged sources and targets.
+
+    Within a batch, sources have similar lengths, as do targets; `edges` are those of both, see `bucket`. Weights are 0
+    on padding and sum to about 1, for a loss with `reduction="sum"`: a mean over each batch's own tokens would make
+    those of short targets count more.
+    """
+    lengths = [source.row_lengths(), target.row_lengths()]
+    tokens_per_batch = batch_size * np.mean(target.row_lengths())
+
+    def shift(source, target):
+        shifted, weight = shift_right(target, start)
+        return (source, shifted), target, weight / tokens_per_batch
+
+    return bucket((source, target), lengths, edges, batch_size, shuffled).map(shift).prefetch(tf.data.AUTOTUNE)
+
+
+def nearest(known, texts, **options):
+    """For each text, the index of the known text whose TF-IDF vector is nearest; `options` are TfidfVectorizer's."""
+    tfidf = TfidfVectorizer(sublinear_tf=True, **options)
+    vectors = tfidf.fit_transform(known).T.tocsr()
+    # All texts at once would need more memory than a laptop has.
+    parts = (tfidf.transform(texts[start : start + 500]) @ vectors for start in range(0, len(texts), 500))
+    return np.concatenate([np.asarray(similarity.argmax(axis=1)).ravel() for similarity in parts])

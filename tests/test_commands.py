@@ -29,21 +29,34 @@ def command(*arguments):
     )
 
 
-def test_the_list_has_every_recipe_and_imports_no_tensorflow():
-    code = "import sys; from recipes import __main__; __main__.main([]); sys.exit('tensorflow' in sys.modules)"
+@pytest.fixture
+def quick():
+    """Fails a test whose commands take a CPU second or more, as importing TensorFlow does."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
-    listed = subprocess.run(
-        [sys.executable, "-c", code], cwd=catalogue.ROOT, capture_output=True, text=True, check=True
-    )
+    yield
     end = resource.getrusage(resource.RUSAGE_CHILDREN)  # Not the clock's seconds: other tests run beside this one.
     assert end.ru_utime - start.ru_utime + end.ru_stime - start.ru_stime < 1.0
+
+
+def test_the_list_has_every_recipe_at_once(quick):
+    listed = command("recipes")
     for entry in catalogue.entries():
         assert entry.name in listed.stdout and entry.sentence in listed.stdout
 
 
-def test_the_readme_s_table_is_that_of_the_results():
-    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
-    assert catalogue.readme_with_table(text) == text, "run `python -m recipes table`"
+def test_help_has_every_hyperparameter_with_range_and_remark_at_once(quick):
+    told = command(f"recipes.{NAME}", "--help").stdout
+    assert "0.0001..0.03, logarithmic" in told and "32..512 in steps of 32" in told
+    assert "      The peak of the one-cycle schedule." in told
+
+
+def test_a_run_starts_without_tensorflow_s_messages_and_ends_with_what_to_do_next(tmp_path):
+    done = command(f"recipes.{NAME}", "--tiny", "--out", str(tmp_path))
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("Training addition")
+    assert "its figures mean nothing" in done.stdout
+    again = f"python -m recipes.{NAME} --tiny --out {tmp_path}"
+    assert f'  {again} --try "535+61"\n  {again} --variants\n' in done.stdout
 
 
 def test_an_unknown_recipe_is_told_in_one_line(capsys):
@@ -51,13 +64,6 @@ def test_an_unknown_recipe_is_told_in_one_line(capsys):
         assert commands.main(arguments) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and NAME in told
-
-
-def test_help_lists_the_hyperparameters(capsys):
-    with pytest.raises(SystemExit, match="^0$"):
-        command_line.main(f"recipes.{NAME}", ["--help"])
-    told = capsys.readouterr().out
-    assert "learning_rate" in told and "32..512 in steps of 32" in told
 
 
 def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
@@ -124,7 +130,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
-    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is kept in .*model.keras; --resume goes on"):
+    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
     return tmp_path
@@ -158,7 +164,7 @@ def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
 def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
     measured = tiny_runs(NAME).results
     files.write_json(tmp_path / "results.json", {**measured, "recipe": "vision.lenet"})
-    with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
+    with pytest.raises(errors.RecipeError, match="contains results of vision.lenet"):
         short(tmp_path)
     files.write_json(tmp_path / "results.json", {**measured, "hyperparameters": {}})
     with pytest.raises(errors.RecipeError, match="other hyperparameters"):
@@ -202,6 +208,33 @@ def test_variants_change_the_run_that_they_are_compared_with(tmp_path, tiny_runs
             command_line.main(f"recipes.{NAME}", [*arguments, *other])
 
 
+@pytest.mark.parametrize("near, expected", [(0.915, [[0], [1, 2]]), (0.5, [[0]])])
+def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
+    near, expected, tmp_path, tiny_runs, monkeypatch
+):
+    measured = tiny_runs(NAME).results
+    name = measured["figure"]["name"]
+    by_seed = {name: [0.90, 0.91, 0.92]}
+    figure = {**measured["figure"], **results.summary(by_seed[name])}
+    recorded = {**measured, "figure": figure, "metrics_by_seed": by_seed, "seeds": [0, 1, 2]}
+    files.write_json(tmp_path / "results.json", recorded)
+    trained = []
+
+    def execute(entry, recipe, values, seeds, *others, **options):
+        trained.append(seeds)
+        values = [near + 0.001 * seed for seed in seeds]
+        metrics = {"metrics": {name: values[0]}, "metrics_by_seed": {name: values}}
+        return {**measured, **metrics, "seeds": seeds}
+
+    monkeypatch.setattr(runs, "execute", execute)
+    command_line.main(f"recipes.{NAME}", ["--tiny", "--variants", "--out", str(tmp_path)])
+    assert trained == expected
+    (variant,) = results.read_json(tmp_path / "results.json")["variants"].values()
+    assert variant["seeds"] == sum(expected, [])
+    assert variant["metrics_by_seed"][name] == pytest.approx([near + 0.001 * seed for seed in variant["seeds"]])
+    assert variant["metrics"][name] == pytest.approx(np.mean(variant["metrics_by_seed"][name]))
+
+
 def test_a_folder_s_name_is_never_too_long():
     values = {f"hyperparameter_{number}": 0.1234567890123 for number in range(20)}
     assert len(command_line.folder(values)) < 200
@@ -220,7 +253,7 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
                 raise callbacks.Diverged("the loss is nan at step 1 of epoch 2")
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Poison()]))
-    with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is kept in"):
+    with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is saved in"):
         short(tmp_path)
     assert (tmp_path / "model.keras").exists()
 
@@ -366,3 +399,20 @@ def test_the_first_run_of_a_copy_equals_every_later_one(tiny_runs, tmp_path, mon
         process.close()
     assert (tmp_path / "data" / "sums").exists()
     assert results.read_json(tmp_path / "copied" / "figures.json") == expected
+
+
+def test_the_readme_s_example_trains_a_copy_on_other_data(tiny_runs, process_of_copies, tmp_path):
+    tiny_runs("recurrent.masking")
+    readme = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.split("### Train on your own data")[1].split("```python\n")[1].split("```")[0]
+    copied = tmp_path / "classify.py"
+    copying.copy(catalogue.entry("recurrent.masking"), copied)
+    text = copied.read_text()
+    before, old = text.split("def read(", 1)
+    after = old.split("\n\n\n", 1)[1]
+    copied.write_text(f"{before.replace('import functools', 'import csv, functools')}{example}\n\n{after}")
+    words = np.random.default_rng(0).choice(["good", "bad", "film"], size=(200, 30))
+    rows = [f"{' '.join(row)},{int(row[-1] == 'good')}" for row in words]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
+    assert "accuracy" in process_of_copies.run(copied, "--tiny", folder=tmp_path)
+    assert (tmp_path / "classify" / "model.keras").exists()

@@ -2,9 +2,11 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers, ops
 
 from common import decoding
 
@@ -67,6 +69,15 @@ def test_greedy_takes_the_likeliest_token_at_every_step():
         assert texts[row].tolist() == expected + [0] * (LENGTH - len(expected))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_beam_of_one_is_greedy_and_its_size_may_be_a_tensor(alpha):
+    _, step, states = toy(batch=5, seed=1)
+    greedy = decoding.greedy(step, tf.ones(5, tf.int32), states, LENGTH, END)
+    for beam_size in (1, tf.constant(1)):
+        texts, _ = decoding.beam_search(step, tf.ones(5, tf.int32), states, LENGTH, beam_size, END, alpha)
+        np.testing.assert_array_equal(texts[:, 0], greedy)
+
+
 def test_a_row_s_texts_do_not_depend_on_the_batch():
     _, step, states = toy(batch=4)
     together, _ = decoding.beam_search(step, tf.ones(4, tf.int32), states, LENGTH, 3, END)
@@ -91,3 +102,66 @@ def test_sampling_draws_from_the_distribution(temperature):
     np.testing.assert_allclose(np.bincount(after, minlength=4) / len(after), expected / expected.sum(), atol=0.04)
     again = decoding.sample(step, tf.ones(rows, tf.int32), states, LENGTH, temperature).numpy()
     np.testing.assert_array_equal(drawn, again)
+
+
+def encoder_decoder(vocabulary_size=5, units=4):
+    """With random weights, and two recurrent layers in its decoder, on both sides of the attention."""
+    keras.utils.set_random_seed(12)
+    source, shifted = (keras.Input((None,), dtype="int32") for _ in range(2))
+    embedding = layers.Embedding(vocabulary_size, units, keras.initializers.RandomNormal(stddev=2.0))
+    recurrent = {"return_sequences": True, "return_state": True}
+    mask = ops.not_equal(source, 0)
+    outputs, last = layers.GRU(units, **recurrent)(embedding(source), mask=mask)
+    memory = layers.Dense(units, name="memory")(outputs)
+    first, second = (layers.Dense(units, name=f"{name}_state")(last) for name in ("query", "answer"))
+    query, _ = layers.GRU(units, **recurrent, name="query")(embedding(shifted), initial_state=first)
+    context = layers.Attention(name="attention")([query, memory], mask=[None, mask])
+    both = ops.concatenate([query, context], axis=-1)
+    answer, _ = layers.GRU(units, **recurrent, name="answer")(both, initial_state=second)
+    unlike = keras.initializers.RandomNormal(stddev=1.0)
+    logits = layers.Dense(vocabulary_size, kernel_initializer=unlike, name="logits")(answer)
+    return keras.Model([source, shifted], ops.multiply(logits, 2.0))
+
+
+SOURCE = np.array([[3, 4, 2, 0, 0], [4, 3, 3, 4, 2], [2, 0, 0, 0, 0]], "int32")
+
+
+def teacher_forced(model, texts):
+    """The log-probabilities (N, T, V) of every next token of the texts (N, T) after `SOURCE`, as in training."""
+    shifted = np.concatenate([np.ones((len(texts), 1), "int32"), texts[:, :-1]], axis=1)
+    sources = np.repeat(SOURCE, len(texts) // len(SOURCE), axis=0)
+    return tf.nn.log_softmax(model([sources, shifted])).numpy()
+
+
+def test_an_encoder_decoder_writes_what_teacher_forcing_calls_likeliest():
+    model = encoder_decoder()
+    decode = decoding.decoder(model, 1, END, LENGTH, alpha=0.7)
+    greedy, best = decode(SOURCE), decode(SOURCE, beam_size=200)
+    over = np.cumsum(greedy == END, axis=1) - (greedy == END) > 0
+    np.testing.assert_array_equal(np.where(over, 0, teacher_forced(model, greedy).argmax(axis=-1)), greedy)
+
+    every = np.array(list(itertools.product(range(5), repeat=LENGTH)), "int32")
+    over = np.cumsum(every == END, axis=1) - (every == END) > 0
+    every, first = np.unique(np.where(over, 0, every), axis=0, return_index=True)
+    over = over[first]
+    found = teacher_forced(model, np.tile(every, (3, 1))).reshape(3, *every.shape, 5)
+    found = np.take_along_axis(found, every[None, ..., None], axis=-1)[..., 0]
+    scores = np.where(over, 0.0, found).sum(axis=-1) / ((5 + (~over).sum(axis=-1)) / 6) ** 0.7  # (3, texts)
+    np.testing.assert_array_equal(best, every[scores.argmax(axis=1)])
+    assert len(np.unique(best, axis=0)) > 1 and (greedy != best).any()
+    assert decode is decoding.decoder(model, 1, END, LENGTH, alpha=0.7), "traced again for the same model"
+
+
+def test_an_encoder_decoder_may_have_its_own_log_probabilities():
+    model = encoder_decoder()
+
+    def from_layers(source, outputs):
+        assert set(outputs) == {"logits", "attention"}
+        assert source.shape.rank == 2 and outputs["attention"].shape[1:] == (1, 4)
+        return tf.nn.log_softmax(2.0 * outputs["logits"][:, 0]) + 0.0 * tf.cast(source[:, :1], tf.float32)
+
+    names = ("logits", "attention", "absent")
+    own = decoding.decoder(model, 1, END, LENGTH, outputs=names, log_probabilities=from_layers)
+    found = [own(SOURCE, beam_size) for beam_size in (1, 3)]
+    for beam_size, texts in zip((1, 3), found):
+        np.testing.assert_array_equal(texts, decoding.decoder(model, 1, END, LENGTH)(SOURCE, beam_size))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.cookbook import catalogue, copying, results, settings
+from common.cookbook import answers, catalogue, copying, results, settings
 
 
 @pytest.mark.recorded
@@ -22,8 +22,17 @@ def test_docstring_is_complete_and_its_result_is_the_recorded_one(entry):
     assert set(catalogue.FIELDS) <= set(entry.fields)
     assert entry.sentence.endswith(".") and len(entry.sentence) < 130
     assert f"python -m recipes.{entry.name}" in entry.docstring
-    expected = results.result_line(entry.results) if entry.results else "not measured yet"
+    expected = results.result_line(entry.results) if entry.results else answers.UNMEASURED
     assert entry.fields["Result"] == expected
+    answered = answers.fill(entry.promise, entry.results)
+    assert entry.fields["Answers"] == " ".join(f"{question} {answer}" for question, answer in answered.items())
+
+
+@pytest.mark.recorded
+def test_every_answer_rests_on_measured_numbers_and_claims_no_more_than_they_show(entry):
+    asked = entry.promise["answers"]
+    assert 2 <= len(asked) <= 8 and all(question.endswith("?") for question in asked)
+    assert answers.complaints(entry.promise, entry.results) == []
 
 
 @pytest.mark.recorded
@@ -104,7 +113,7 @@ def test_the_test_split_is_named_in_evaluate_alone(entry, tiny_run):
 def test_a_tiny_run_leaves_its_files(entry, recipe, tiny_run, hp):
     left = {path.name for path in tiny_run.out.iterdir()}
     if isinstance(tiny_run.model, keras.Model):
-        assert {"model.keras", "history.csv", "curve.png", "logs"} <= left
+        assert {"model.keras", "history.csv", "logs"} <= left
     assert "backup" not in left
     if hasattr(recipe, "assets"):
         assert set(recipe.assets(hp)) <= left
@@ -313,3 +322,16 @@ def test_other_names_are_traded_one_for_one():
         assert np.array_equal(texts[0][:, None] == texts[0], text[:, None] == text)
         for token, other in zip(texts[0], text):
             assert token == other or any({token, other} <= row for row in rows)
+
+
+def test_a_lost_mask_is_no_mask_and_an_explicit_one_makes_padding_weightless():
+    recipe = importlib.import_module("recipes.recurrent.masking")
+    tokens = np.pad(np.arange(2, 12).reshape(2, 5), ((0, 0), (0, 7)))
+    outputs = {}
+    for name in ("explicit", "lost", "none"):
+        keras.utils.set_random_seed(0)
+        model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "mask": name}))
+        outputs[name] = [call(model, [each]) for each in (tokens, tokens[:, :5])]
+    np.testing.assert_array_equal(outputs["lost"], outputs["none"])
+    np.testing.assert_allclose(*outputs["explicit"], rtol=1e-6)
+    assert not np.allclose(*outputs["none"], rtol=1e-2)

@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from common.callbacks import Diverged, epochs
-from common.cookbook import catalogue, errors, results, runs, search, settings
+from common.cookbook import catalogue, command_line, errors, results, runs, search, settings
 
 
 def configure(hp):
@@ -184,3 +184,7 @@ def test_a_chief_and_two_workers_one_of_them_killed(tmp_path):
     finally:
         for process in started:
             process.kill()
+
+
+def test_the_command_line_offers_every_tuner():
+    assert tuple(search.ORACLES) == command_line.TUNERS

@@ -1,5 +1,9 @@
 """`--set` and hyperparameters."""
 
+import ast
+import inspect
+import textwrap
+
 import keras_tuner
 import pytest
 
@@ -7,7 +11,10 @@ from common.cookbook import errors, results, settings
 
 
 def configure(hp):
-    hp.Int("units", 32, 128, step=32, default=64)
+    """What `--set` and `--help` read."""
+    hp.Int("units", 32, 128, step=32, default=64)  # Per direction.
+    # Above its declaration,
+    # on two lines.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=1e-3)
     hp.Choice("cell", ["lstm", "gru"], default="gru")
     hp.Choice("batch_size", [16, 32], default=32)
@@ -62,7 +69,21 @@ def test_mistakes_are_told_in_one_line_with_what_is_allowed(assignment, told):
     assert told in str(error.value)
 
 
-def test_listing_names_every_hyperparameter_with_default_and_range():
-    lines = settings.listing(configure).splitlines()
-    assert [line.split()[:2] for line in lines][:2] == [["units", "64"], ["learning_rate", "0.001"]]
-    assert len(lines) == len(configure(keras_tuner.HyperParameters()).space)
+def test_the_listing_has_default_range_scale_and_remark_of_every_hyperparameter():
+    source = textwrap.dedent(inspect.getsource(configure))
+    lines = settings.listing(ast.parse(source), source).splitlines()
+    assert lines[0] == "  units          64        32..128 in steps of 32"
+    assert lines[1] == "      Per direction."
+    assert lines[2] == "  learning_rate  0.001     0.0001..0.01, logarithmic"
+    assert lines[3] == "      Above its declaration, on two lines."
+    assert len(lines) == 2 + len(configure(keras_tuner.HyperParameters()).space)
+
+
+def test_the_listing_says_of_every_recipe_what_keras_tuner_says(entry, recipe):
+    """`--help` reads `configure` without KerasTuner, which would import TensorFlow."""
+    declared = settings.declarations(entry.tree)
+    space = recipe.configure(keras_tuner.HyperParameters()).space
+    assert [(each.name, each.default, settings.allowed(each)) for each in declared] == [
+        (each.name, each.default, settings.allowed(each)) for each in space
+    ]
+    assert set(settings.remarks(entry.path.read_text(encoding="utf-8"))) == {each.name for each in space}

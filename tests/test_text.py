@@ -1,10 +1,10 @@
-"""Subwords, and what teacher forcing reads."""
+"""Subwords, what teacher forcing reads, and the nearest text."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.text import SPECIAL, byte_pair_tokenizer, shift_right
+from common.text import SPECIAL, byte_pair_tokenizer, nearest, shift_right, teacher_forcing, tokens_of
 
 START = 1
 
@@ -36,3 +36,37 @@ def test_special_pieces_come_first_and_stand_for_themselves():
     assert [tokenizer.id_to_token(token) for token in range(5)] == [*SPECIAL, "<user>"]
     assert tokenizer.encode("<user>Two dogs").ids[0] == 4
     assert 3 in tokenizer.encode("Ω").ids
+
+
+def test_tokens_are_cut_on_either_side_before_the_end_token():
+    tokenizer = byte_pair_tokenizer(TEXTS, 80)
+    whole = [line.ids for line in tokenizer.encode_batch(TEXTS[:3])]
+    assert tokens_of(tokenizer, TEXTS[:3]).to_list() == whole
+    assert tokens_of(tokenizer, TEXTS[:3], slice(4), [2]).to_list() == [[*ids[:4], 2] for ids in whole]
+    assert tokens_of(tokenizer, TEXTS[:3], slice(-5, None)).to_list() == [ids[-5:] for ids in whole]
+    assert tokens_of(tokenizer, [""], end=[2]).to_list() == [[2]]
+
+
+def test_teacher_forcing_covers_every_example_once_and_weighs_every_token_alike():
+    generator = np.random.default_rng(0)
+    sources = [list(generator.integers(3, 9, size=length)) for length in generator.integers(1, 12, size=50)]
+    targets = [[*generator.integers(3, 9, size=length), 2] for length in generator.integers(1, 9, size=50)]
+    ragged = [tf.ragged.constant(texts, tf.int32) for texts in (sources, targets)]
+    batches = list(teacher_forcing(*ragged, START, [[4, 8], [3, 6]], batch_size=4))
+    pairs, weights = [], set()
+    for (source, shifted), target, weight in batches:
+        pairs += [tuple([*map(int, row[row != 0])] for row in both) for both in zip(source.numpy(), target.numpy())]
+        np.testing.assert_array_equal(shifted, shift_right(target, START)[0])
+        np.testing.assert_array_equal(weight > 0, target != 0)
+        weights |= set(weight.numpy()[target.numpy() != 0])
+        lengths = (target.numpy() != 0).sum(axis=1)
+        assert sum(lengths.min() >= edge for edge in (3, 6)) == sum(lengths.max() >= edge for edge in (3, 6))
+    assert sorted(pairs) == sorted(zip(sources, targets))
+    assert weights == {np.float32(1 / (4 * np.mean([len(target) for target in targets])))}
+
+
+def test_the_nearest_text_shares_the_rarest_words_whatever_the_number_of_texts():
+    known = ["a dog runs", "a cat sleeps", "a man rides a horse", "a dog sleeps"]
+    assert nearest(known, ["the dog sleeps", "two cat", "horse and man"]).tolist() == [3, 1, 2]
+    assert nearest(known, known * 300).tolist() == [0, 1, 2, 3] * 300
+    assert nearest(["b a", "a b c"], ["a b"], ngram_range=(2, 2), token_pattern="[a-c]").tolist() == [1]

@@ -1,53 +1,94 @@
-"""The command line of a recipe."""
+"""The command line of a recipe. TensorFlow is imported only by the commands that need it, which `--help` does not."""
 
 import argparse
 import errno
 import hashlib
 import importlib
+import os
 import pathlib
+import shlex
 import sys
 
-import tensorflow as tf
+from common.cookbook import catalogue, errors, results
 
-from common.cookbook import catalogue, errors, results, runs, search, settings
+TUNERS = ("random", "bayesian", "hyperband")
 
 
 def positive(text):
-    """The number that `--seeds` and `--search` take."""
+    """Parses the number that `--seeds` and `--search` take."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
-def parser(entry, recipe):
-    """The command line of one recipe."""
+def parser(entry):
+    """The argument parser of one recipe."""
     parser = argparse.ArgumentParser(
         prog=f"python -m recipes.{entry.name}",
         description=entry.sentence,
-        epilog=f"hyperparameters, their defaults and what --set takes:\n{settings.listing(recipe.configure)}",
+        epilog=f"hyperparameters, their defaults, and the values that --set allows:\n{entry.hyperparameters}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="hyperparameters to change")
-    add("--seed", type=int, default=0, help="the (first) seed, 0 by default")
-    add("--seeds", type=positive, default=1, metavar="N", help="run N seeds and report mean and standard deviation")
-    add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {results.assignments(recipe.TINY)}")
+    tiny = results.assignments(entry.constant("TINY"))
+    add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="change hyperparameters; see below")
+    add("--seed", type=int, default=0, help="the (first) random seed, 0 by default")
+    add("--seeds", type=positive, default=1, metavar="N", help="train from N seeds; report mean and standard deviation")
+    add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {tiny}")
     add("--resume", action="store_true", help="resume a run that was interrupted")
+    if "predict" in {getattr(node, "name", None) for node in entry.tree.body}:
+        add(
+            "--try",
+            nargs="*",
+            dest="inputs",
+            metavar="INPUT",
+            help="apply the trained model to each INPUT; without any, interactively",
+        )
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
     add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
-    add("--tuner", choices=list(search.ORACLES), default="random", help="search strategy, random by default")
+    add("--tuner", choices=TUNERS, default="random", help="search strategy, random by default")
     add("--out", type=pathlib.Path, metavar="DIR", help="output directory")
     return parser
 
 
+def prepare(command):
+    """Does what `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
+
+    Prints `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
+
+    command: the words of the command line, `sys.orig_argv`.
+    """
+    module, *arguments = command[command.index("-m") + 1 :] if "-m" in command[:-1] else [""]
+    if not module.startswith("recipes."):
+        return
+    known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()}
+    if module in known and {"-h", "--help"} & {*arguments}:
+        parser(known[module]).parse_args(["--help"])
+    import_tensorflow_quietly()
+
+
+def import_tensorflow_quietly():
+    """Imports TensorFlow with standard error redirected: no setting silences what it logs during the import."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def main(name, arguments=None):
-    """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports mistakes in a line."""
+    """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports errors in one line."""
+    import tensorflow as tf
+
     entry = catalogue.entry(name.removeprefix("recipes."))
-    # The file runs as `__main__`; what it saves must name its classes as an import of it would.
+    # The file runs as `__main__`; what it saves must refer to its classes by the name of the imported module.
     recipe = importlib.import_module(name)
-    # Many fits in one run are no mistake, and TensorFlow warns that each is traced anew.
+    # Several fits in one run are intended, but TensorFlow would warn that each is traced again.
     tf.get_logger().setLevel("ERROR")
-    options = parser(entry, recipe).parse_args(arguments)
+    options = parser(entry).parse_args(arguments)
     try:
         dispatch(entry, recipe, options)
     except errors.RecipeError as error:
@@ -55,17 +96,19 @@ def main(name, arguments=None):
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"{entry.name}: the disk is full: make room, then continue with --resume ({error.filename or ''})")
+        sys.exit(f"{entry.name}: the disk is full; free some space, then rerun with --resume ({error.filename or ''})")
 
 
 def folder(values):
-    """The name of the folder of a run with these hyperparameters; file systems take no more than 255 bytes."""
+    """The directory name of a run with these hyperparameters; file systems allow at most 255 bytes."""
     name = results.assignments(values).replace(" ", ",")
     return name if len(name) < 200 else f"{name[:190]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def dispatch(entry, recipe, options):
     """Does what the command line asks for."""
+    from common.cookbook import runs, search, settings, trying
+
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
     out = options.out or entry.directory / ("tiny" if options.tiny else folder(given))
@@ -74,8 +117,33 @@ def dispatch(entry, recipe, options):
         search.search(entry, recipe, values, options, out / "search" / options.tuner)
     elif options.variants:
         runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
+    elif getattr(options, "inputs", None) is not None:
+        trying.try_model(recipe, out, options.inputs, run_command(entry, options))
     else:
         seeds = list(range(options.seed, options.seed + options.seeds))
         measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
         results.report(measured, out)
         results.record(measured, out)
+        print(what_next(entry, options, out))
+
+
+def run_command(entry, options):
+    """The command that trains with these options, as one types it."""
+    same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
+    same += ["--seed", str(options.seed)] if options.seed else []
+    same += ["--out", str(options.out)] if options.out else []
+    return shlex.join(["python", "-m", f"recipes.{entry.name}", *same])
+
+
+def what_next(entry, options, out):
+    """The commands that a finished run suggests."""
+    command = run_command(entry, options)
+    tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
+    lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
+    if hasattr(options, "inputs"):
+        lines.append(f"  {command} --try{entry.example}")
+    if entry.constant("VARIANTS", {}):
+        lines.append(f"  {command} --variants")
+    lines.append(f"  tensorboard --logdir {out / 'logs'}")
+    lines.append(f"  python -m recipes copy {entry.name} my_{entry.name.split('.')[1]}.py")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a run measured: its results file, and the figures in words. No TensorFlow here."""
+"""What a run measured: its results file, and its figures as text. No TensorFlow here."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from common import files
 
 
 def read_json(path):
-    """What a JSON file holds, None if there is no such file."""
+    """The content of a JSON file, None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -23,7 +23,7 @@ def score(histories, monitor):
 
 
 def throughput(histories):
-    """Examples per second of every fit, by its median epoch."""
+    """Examples per second of every fit, the median over its epochs."""
     name = "examples_per_second"
     return {model: statistics.median(history[name]) for model, history in histories.items() if name in history}
 
@@ -34,16 +34,11 @@ def collect(promise, measured, elapsed, scores):
     measured: one {metric: value} per seed; elapsed: one {"seconds", "cpu_seconds"} per seed; scores: one per seed.
     """
     name, baseline = promise["figure"]["metric"], promise["baseline"]
-    values = [metrics[name] for metrics in measured]
+    by_seed = {name: [metrics[name] for metrics in measured] for name in measured[0]}
     return {
-        "figure": {
-            "better": promise["figure"]["better"],
-            "name": name,
-            "mean": statistics.fmean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "values": values,
-        },
-        "metrics": {name: statistics.fmean(metrics[name] for metrics in measured) for name in measured[0]},
+        "figure": {"better": promise["figure"]["better"], "name": name, **summary(by_seed[name])},
+        "metrics": {name: statistics.fmean(values) for name, values in by_seed.items()},
+        "metrics_by_seed": by_seed,
         "baseline": {
             "name": baseline["name"],
             "value": statistics.fmean(metrics[baseline["metric"]] for metrics in measured),
@@ -52,6 +47,41 @@ def collect(promise, measured, elapsed, scores):
         **{name: statistics.fmean(run[name] for run in elapsed) for name in elapsed[0]},
         "score": {"name": promise["monitor"]["metric"], "values": scores},
     }
+
+
+def summary(values):
+    """Mean, standard deviation and values of a figure over its seeds."""
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "sd": sd, "values": values}
+
+
+def better(promise_or_results, value, other):
+    """Whether the first value is the better one, in the figure's direction."""
+    return value > other if promise_or_results["figure"]["better"] == "higher" else value < other
+
+
+LOSES = {"better": "", "equal": ": as good as the network, within the spread", "worse": ": better than the network"}
+REACHED = {"better": "passed", "equal": "reached, within the spread", "worse": "not reached"}
+
+
+def verdict(results, name, value):
+    """How a metric compares with another value: "better", "worse", or "equal" within three standard deviations."""
+    figure = results["figure"]
+    own = results["metrics"][name]
+    if name == figure["name"] and abs(own - value) < 3 * figure["sd"]:
+        return "equal"
+    return "better" if better(results, own, value) else "worse"
+
+
+def against_published(results):
+    """The verdict on the published figure."""
+    goal = results["published"]
+    return verdict(results, goal.get("metric", results["figure"]["name"]), goal["value"])
+
+
+def against_baseline(results):
+    """The verdict on the baseline's figure."""
+    return verdict(results, results["figure"]["name"], results["baseline"]["value"])
 
 
 def assignments(values):
@@ -67,7 +97,7 @@ def number(value):
 
 
 def spread(figure):
-    """A figure over its seeds: "0.9934 ± 0.0003", without the spread where one seed shows none."""
+    """A figure over its seeds: "0.9934 ± 0.0003", or without the spread if there is only one seed."""
     if len(figure["values"]) == 1:
         return number(figure["mean"])
     decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
@@ -75,7 +105,7 @@ def spread(figure):
 
 
 def published(promise_or_results):
-    """Where the published figure is from, and which metric it is compared with if not the promised figure."""
+    """The source of the published figure, and the metric it is compared with unless that is the recipe's figure."""
     told = promise_or_results["published"]
     return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
 
@@ -93,20 +123,22 @@ def result_line(results):
 
 
 def tolerance(results, promise):
-    """How far a figure may be off in `verify`: three standard deviations, or the recipe's own where that is wider."""
+    """How far a figure may be off in `verify`: three standard deviations, or the recipe's tolerance if wider."""
     return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
 
 
 def report(results, out):
-    """Prints the figure beside the baseline's and the published one."""
+    """Prints the figure with the baseline's and the published one."""
     figure, goal = results["figure"], results["published"]
-    compared = results["metrics"][goal.get("metric", figure["name"])]
-    passed = compared > goal["value"] if figure["better"] == "higher" else compared < goal["value"]
     name = figure["name"].replace("_", " ")
     rows = [
-        (name, spread(figure), f"{figure['better']} is better, on test"),
-        ("baseline", number(results["baseline"]["value"]), results["baseline"]["name"]),
-        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed else 'not reached'}"),
+        (name, spread(figure), f"{figure['better']} is better, on the test split"),
+        (
+            "baseline",
+            number(results["baseline"]["value"]),
+            results["baseline"]["name"] + LOSES[against_baseline(results)],
+        ),
+        ("published", number(goal["value"]), f"{published(results)}: {REACHED[against_published(results)]}"),
     ]
     rows += [(f"  {key.replace('_', ' ')}", number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)
@@ -131,9 +163,22 @@ def record(results, out):
         os.replace(out / "run.json", out / "results.json")
 
 
+def merge(first, rest):
+    """Joins the records of a variant's first seed and of its other seeds, in the form that `add_variant` takes."""
+    by_seed = {name: [*values, *rest["metrics_by_seed"][name]] for name, values in first["metrics_by_seed"].items()}
+    counts = len(first["seeds"]), len(rest["seeds"])
+    mean = {
+        name: (counts[0] * first[name] + counts[1] * rest[name]) / sum(counts) for name in ("seconds", "cpu_seconds")
+    }
+    metrics = {name: statistics.fmean(values) for name, values in by_seed.items()}
+    seeds = [*first["seeds"], *rest["seeds"]]
+    return {**first, **mean, "metrics": metrics, "metrics_by_seed": by_seed, "seeds": seeds}
+
+
 def add_variant(out, name, values, variant):
     """Adds a variant's results to the `results.json` in `out`."""
     results = read_json(out / "results.json")
-    chosen = ("metrics", "seconds", "cpu_seconds", "examples_per_second", "seeds")
+    chosen = ("metrics", "metrics_by_seed", "seconds", "cpu_seconds", "examples_per_second", "seeds")
     results.setdefault("variants", {})[name] = {"values": values, **{key: variant[key] for key in chosen}}
     files.write_json(out / "results.json", results)
+    return results

@@ -6,7 +6,12 @@ Published 0.95 exact match: the recipe's own aim, since no figure is published f
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
           https://arxiv.org/abs/1502.03044, with soft attention. Here a GRU replaces the LSTM, the encoder is trained
           from scratch, a bias encodes each cell's position, and there is no gate nor doubly stochastic attention.
-Answers   not measured yet
+Answers   What does attention add to one vector for the whole image? 95.7% of the captions are right with it, 79.7%
+          without.
+          Can it describe pairs of digits that it never saw beside or above each other? Yes: 93.7% of the captions with
+          such a pair are right.
+          Do longer captions fail more often? 97.5% are right for two digits, 94.0% for four; without attention 94.3%
+          and 58.2%.
 
     python -m recipes.recurrent.captioning
     python -m recipes.recurrent.captioning --set attention=false
@@ -60,7 +65,7 @@ LENGTH = 15  # "a one left of a two left of a three left of a four" and the end 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 25_000, default=25_000)  # The most that are read from each split.
+    hp.Int("examples", 64, 25_000, default=25_000)  # Images read from each split, at most.
     hp.Int("epochs", 1, 40, default=8)
     hp.Int("batch_size", 16, 256, step=16, default=32)  # Small, since attention needs many updates to emerge.
     hp.Int("filters", 8, 64, step=8, default=16)  # In the first convolution; 2 and 4 times as many in the next.
@@ -209,7 +214,7 @@ def see(model, images):
 
 
 def predict(model, assets, inputs):
-    """Describes images: each input is the path of an image file, each answer a caption.
+    """Describes images: each input is the path of an image file, each output a caption.
 
     An image has two to four digits in rows, light on dark or dark on light. It is resized to 64 x 64 pixels, of which a
     digit should take about 14 x 14. There are no assets. Raises ValueError for a file that is not an image.

@@ -52,8 +52,8 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Choice("base", ["digits", *APPLICATIONS], default="digits")  # "digits" is trained here and needs no download.
     hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # The side to which CIFAR-10's images are enlarged.
-    hp.Int("examples", 64, 54_000, default=54_000)  # The most that are read from each split.
-    hp.Choice("labels", LABELS, default=5000)  # The most of the new classes; all smaller counts are tried too.
+    hp.Int("examples", 64, 54_000, default=54_000)  # Images read from each split, at most.
+    hp.Choice("labels", LABELS, default=5000)  # Of the new classes, at most; all smaller counts are tried too.
     hp.Int("base_epochs", 1, 40, default=5)
     hp.Int("steps", 1, 5000, default=750)  # Of the new head, then of fine-tuning; training from scratch gets both.
     hp.Choice("batch_size", [16, 32, 64, 128], default=64)  # Fewer labels make one smaller batch.
@@ -61,8 +61,8 @@ def configure(hp):
     hp.Float("fine_tuning_rate", 1e-5, 3e-3, sampling="log", default=1e-3)  # For all weights, once the base is thawed.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     hp.Float("dropout", 0.0, 0.7, default=0.3)  # Applied to the features.
-    hp.Float("shift", 0.0, 0.2, default=0.08)  # The largest one, as a share of the image's side.
-    hp.Float("turn", 0.0, 0.1, default=0.03)  # The largest one, as a share of a full turn: 0.03 is 11 degrees.
+    hp.Float("shift", 0.0, 0.2, default=0.08)  # At most, as a share of the image's side.
+    hp.Float("turn", 0.0, 0.1, default=0.03)  # At most, as a share of a full turn: 0.03 is 11 degrees.
     return hp
 
 
@@ -199,10 +199,10 @@ def moved(base, model, kind):
 
 
 def predict(model, assets, inputs):
-    """Classifies images: each input is the path of an image file, each answer a digit and its probability, "7 (0.998)".
+    """Classifies images: each input is the path of an image file, each output a digit and its probability, "7 (0.998)".
 
-    An image shows one digit from 5 to 9, dark on light or light on dark, at any size and place; for a base of
-    keras.applications, an object of CIFAR-10. Raises ValueError for a file that is not an image, or that shows nothing.
+    An image shows one digit from 5 to 9, dark on light or light on dark, at any size and position; for a base of
+    keras.applications, an object of CIFAR-10. Raises ValueError for a file that is not an image or shows no digit.
 
         model = keras.models.load_model("model.keras")
         assets = {"classes.txt": open("classes.txt").read()}
@@ -215,7 +215,7 @@ def predict(model, assets, inputs):
 
 
 def load_image(path, shape):
-    """The image in a file, uint8; a digit is prepared like MNIST's, 20 pixels long, with its mass in the middle."""
+    """The image in a file, uint8; a digit is prepared like MNIST's, 20 pixels long, centred by its mass."""
     try:
         if shape[-1] == 3:
             return keras.utils.img_to_array(keras.utils.load_img(path, target_size=shape[:2]), dtype="uint8")

@@ -1,0 +1,134 @@
+"""The pages that GitHub shows: the README's table and one README per chapter, written from the results files."""
+
+import ast
+import os
+
+from common.cookbook import answers, catalogue, results
+
+GENERATED = "<!-- Written by `python -m recipes table`. -->"
+HOW_MEASURED = """\
+Every figure is measured on the test split by the recipe itself and given as mean ± standard deviation over the seeds;
+`results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
+time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
+`python -m recipes verify CHAPTER.NAME` repeats a measurement."""
+SHOWN = "recurrent.masking"  # The README shows its network.
+
+
+def chapters():
+    """{chapter: its recipes}, in alphabetical order."""
+    found = {}
+    for entry in catalogue.entries():
+        found.setdefault(entry.name.split(".")[0], []).append(entry)
+    return found
+
+
+def title(chapter):
+    """A chapter's name and what it is about, from the docstring of its package."""
+    path = catalogue.ROOT / "recipes" / chapter / "__init__.py"
+    name, _, about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition(": ")
+    return name, about
+
+
+MARKS = {"better": "✓", "equal": "≈", "worse": "✗"}
+
+
+def compact(entry):
+    """One recipe in the README's table: linked name, figure, published figure, and whether that was passed."""
+    recorded, name = entry.results, entry.name.split(".")[1]
+    link = f"[{name}](recipes/{entry.name.split('.')[0]}/README.md#{name})"
+    if not recorded:
+        return f"{link} {answers.UNMEASURED}"
+    goal = recorded["published"]
+    compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
+    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
+
+
+def table():
+    """Every recipe's figure as a Markdown table, one row per chapter."""
+    rows = ["| chapter | recipe **measured** (published) |", "|---|---|"]
+    for chapter, entries in chapters().items():
+        rows.append(f"| [{title(chapter)[0]}](recipes/{chapter}/README.md) | {' · '.join(map(compact, entries))} |")
+    return "\n".join(rows)
+
+
+def network(name):
+    """A recipe's `build_model`, as a Markdown block."""
+    return f"```python\n{catalogue.entry(name).source('build_model')}\n```"
+
+
+def between(text, name, content):
+    """The README's text with `content` between the comments `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
+    before, rest = text.split(f"<!-- {name}: ")
+    how, rest = rest.split(" -->\n", 1)
+    after = rest.split(f"<!-- end of {name} -->")[1]
+    return f"{before}<!-- {name}: {how} -->\n{content}\n<!-- end of {name} -->{after}"
+
+
+def readme(text):
+    """The README's text with the current table and network."""
+    return between(between(text, "table", table()), "network", network(SHOWN))
+
+
+def minutes(run):
+    """Wall-clock minutes, with the CPU time, summed over cores, in parentheses."""
+    cpu = f" ({run['cpu_seconds'] / 60:.1f})" if "cpu_seconds" in run else ""
+    return f"{run['seconds'] / 60:.1f}{cpu}"
+
+
+def comparison(entry):
+    """A recipe's figure beside baseline, published figure and variants, as Markdown rows."""
+    promise, recorded = entry.promise, entry.results
+    metric = promise["figure"]["metric"]
+    over = f"{len(recorded['seeds'])} seeds" if len(recorded["seeds"]) > 1 else "1 seed"
+    rows = [
+        f"| | {metric.replace('_', ' ')}, {promise['figure']['better']} is better | minutes (CPU) |",
+        "|---|---|---|",
+        f"| **this recipe**, {over} | **{results.spread(recorded['figure'])}** | {minutes(recorded)} |",
+    ]
+    verdict = results.against_baseline(recorded)
+    loses = "" if verdict == "better" else f" {MARKS[verdict]}{results.LOSES[verdict].replace(':', '')}"
+    rows.append(
+        f"| baseline: {recorded['baseline']['name']} | {results.number(recorded['baseline']['value'])}{loses} | |"
+    )
+    goal = recorded["published"]
+    here = (
+        f" (here {results.number(recorded['metrics'][goal['metric']])} {goal['metric'].replace('_', ' ')})"
+        if "metric" in goal
+        else ""
+    )
+    verdict = results.against_published(recorded)
+    reached = f"{MARKS[verdict]} {results.REACHED[verdict]}"
+    rows.append(f"| published: {goal['source']}{here} | {results.number(goal['value'])} {reached} | |")
+    for name, variant in recorded.get("variants", {}).items():
+        found = answers.values(recorded, name, metric)
+        figure = results.spread(results.summary(found))
+        rows.append(
+            f"| {name}: `--set {results.assignments(variant['values'])}`"
+            f"{f', {len(found)} seeds' if len(found) > 1 else ''} | {figure} | {minutes(variant)} |"
+        )
+    return rows
+
+
+def section(entry):
+    """One recipe on its chapter's page."""
+    name = entry.name.split(".")[1]
+    lines = [f"## {name}", "", entry.sentence, ""]
+    pictures = [path for path in sorted(entry.directory.glob("*.png")) if path.stem != "curve"]
+    for picture in pictures[:1]:
+        path = os.path.relpath(picture, entry.path.parent)
+        lines += [f'<img src="{path}" width="100%" alt="{entry.shows}">', ""]
+    lines += comparison(entry) if entry.results else [f"Its figure is {answers.UNMEASURED}."]
+    lines += [""]
+    for question, answer in answers.fill(entry.promise, entry.results).items():
+        lines += [f"- **{question}** {answer}"]
+    command = f"python -m recipes.{entry.name}"
+    return [*lines, "", "```", command, "```", "", f"[Read the recipe]({name}.py)", ""]
+
+
+def chapter_page(chapter):
+    """The text of `recipes/CHAPTER/README.md`."""
+    name, about = title(chapter)
+    lines = [GENERATED, "", f"# {name}", "", about[:1].upper() + about[1:], "", HOW_MEASURED, ""]
+    for entry in chapters()[chapter]:
+        lines += section(entry)
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Answers with measured numbers in them, and the pages that are written from results files."""
+
+import pytest
+
+from common.cookbook import answers, catalogue, errors, pages, results
+
+RECORDED = {
+    "figure": {"name": "accuracy", "better": "higher", **results.summary([0.90, 0.91, 0.92])},
+    "metrics": {"accuracy": 0.91, "tfidf_accuracy": 0.9},
+    "baseline": {"name": "TF-IDF", "value": 0.9},
+    "published": {"value": 0.95, "source": "a paper"},
+    "seconds": 61.0,
+    "cpu_seconds": 30.0,
+    "seeds": [0, 1, 2],
+    "variants": {
+        "far": {"metrics": {"accuracy": 0.5}, "seconds": 1.0, "seeds": [0]},
+        "near": {"metrics": {"accuracy": 0.9}, "seconds": 1.0, "seeds": [0]},
+        "near, three seeds": {
+            "metrics": {"accuracy": 0.885},
+            "metrics_by_seed": {"accuracy": [0.884, 0.885, 0.886]},
+            "seconds": 1.0,
+            "seeds": [0, 1, 2],
+        },
+    },
+}
+
+
+def promise(sentence):
+    return {"figure": {"metric": "accuracy", "better": "higher"}, "answers": {"Does it matter?": sentence}}
+
+
+def test_answers_are_filled_in_from_metrics_variants_and_seconds():
+    sentence = "{accuracy:.3f} with it, {far/accuracy:.1%} without, in {seconds:.0f} seconds"
+    assert answers.fill(promise(sentence), RECORDED) == {
+        "Does it matter?": "0.910 with it, 50.0% without, in 61 seconds"
+    }
+    assert answers.fill(promise(sentence), None) == {"Does it matter?": "not measured yet"}
+
+
+@pytest.mark.parametrize("field", ["{loss:.3f}", "{nowhere/accuracy:.3f}", "{far/loss:.3f}", "{far/cpu_seconds:.0f}"])
+def test_a_number_that_was_not_measured_is_an_error(field):
+    with pytest.raises(errors.RecipeError, match="was not measured"):
+        answers.fill(promise(field), RECORDED)
+
+
+@pytest.mark.parametrize(
+    "sentence, complaint",
+    [
+        ("{accuracy:.3f} with it, {far/accuracy:.3f} without", None),
+        ("{accuracy:.3f} with it, {near/accuracy:.3f} without", "claims a difference"),
+        ("{accuracy:.3f} and {near/accuracy:.3f}: no difference beyond the spread of the seeds", None),
+        ("{accuracy:.3f} and {far/accuracy:.3f}: no difference beyond the spread of the seeds", "no variant"),
+        # It is off by less than three standard deviations of the run, 0.03; its own three seeds settle it.
+        ("{accuracy:.3f} with it, {near, three seeds/accuracy:.3f} without", None),
+        ("Yes, it helps a lot.", "without a measured number"),
+        ("not measured yet", None),
+        ("0.903 with it, {far/accuracy:.3f} without", "typed number 0.903"),
+        ("{accuracy:.3f} after 200 steps, which is 12% more", "typed number 12%"),
+    ],
+)
+def test_an_answer_may_claim_no_more_than_the_figures_show(sentence, complaint):
+    found = answers.complaints(promise(sentence), RECORDED)
+    assert (complaint is None) == (not found) and (not complaint or complaint in found[0])
+
+
+def test_pages_and_readme_are_those_that_the_tool_would_write():
+    for chapter in pages.chapters():
+        page = catalogue.ROOT / "recipes" / chapter / "README.md"
+        assert page.read_text(encoding="utf-8") == pages.chapter_page(chapter), "run `python -m recipes table`"
+    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    assert pages.readme(text) == text, "run `python -m recipes table`"
+
+
+def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure(monkeypatch):
+    entry = catalogue.entry("vision.lenet")
+    monkeypatch.setattr(catalogue.Entry, "results", {**entry.results, **RECORDED, "variants": {}})
+    assert "✗" in pages.compact(entry) and "✗ not reached" in "\n".join(pages.comparison(entry))
+    assert "≈ as good as the network, within the spread" in "\n".join(pages.comparison(entry))
+    stronger = {**RECORDED, "baseline": {"name": "TF-IDF", "value": 0.99}, "published": {"value": 0.2, "source": "it"}}
+    monkeypatch.setattr(catalogue.Entry, "results", {**stronger, "variants": {}})
+    assert "✓" in pages.compact(entry) and "✓ passed" in "\n".join(pages.comparison(entry))
+    assert "✗ better than the network" in "\n".join(pages.comparison(entry))

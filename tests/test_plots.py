@@ -1,0 +1,21 @@
+"""The pictures that every run or search draws."""
+
+import pytest
+
+from common import plots
+
+
+@pytest.mark.parametrize("monitor, panels", [("val_loss", ["loss"]), ("val_accuracy", ["loss", "accuracy"])])
+def test_the_learning_curve_has_training_and_validation_by_epoch(monitor, panels):
+    history = {"loss": [3.0, 2.0, 1.0], "val_loss": [3.5, 2.5, 2.0], "accuracy": [0.1, 0.2, 0.3]}
+    picture = plots.curve(history, monitor)
+    assert [ax.get_ylabel() for ax in picture.axes] == panels
+    lines = {line.get_label(): list(line.get_xydata()[:, 1]) for line in picture.axes[0].lines}
+    assert lines == {"training": history["loss"], "validation": history["val_loss"]}
+    assert list(picture.axes[0].lines[0].get_xdata()) == [1, 2, 3]
+
+
+def test_the_search_s_best_so_far_never_gets_worse_and_skips_failed_trials():
+    picture = plots.search([0.5, None, 0.7, 0.6], "higher", "val_accuracy")
+    best, trials = picture.axes[0].lines
+    assert list(best.get_ydata()) == [0.5, 0.7, 0.7] and list(trials.get_xdata()) == [0, 2, 3]
