@@ -6,7 +6,10 @@ Published 0.992, frozen, 29,404 labels: https://github.com/keras-team/keras/blob
 Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
           https://arxiv.org/abs/1411.1792. The paper splits ImageNet in halves and freezes layer by layer; here all
           convolutions are frozen at once, and the number of labels varies. `--set base` takes ImageNet's weights.
-Answers   not measured yet
+Answers   Does a pretrained base help? With 10 labels it reaches 93.3% instead of 79.0% from scratch, with 5,000 99.4%
+          instead of 99.3%.
+          What does fine-tuning add? 99.4% instead of 98.6% with frozen features.
+          Do frozen weights change? No: by 0, and batch-norm statistics by 0.
 
     python -m recipes.vision.transfer_learning
     python -m recipes.vision.transfer_learning --set base=MobileNetV2 labels=500 steps=100
@@ -37,7 +40,7 @@ PROMISE = {
             "{fine-tuned-5000:.1%} instead of {scratch-5000:.1%}."
         ),
         "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
-        "Do frozen weights move?": "By {frozen-weights-moved:g}; batch-norm statistics by {frozen-statistics-moved:g}.",
+        "Do frozen weights change?": "No: by {frozen-weights-moved:g}, and batch-norm statistics by {frozen-statistics-moved:g}.",
     },
 }
 TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}
@@ -45,6 +48,7 @@ PINNED = ("base", "picture_size", "labels", "base_epochs", "steps")
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 
 LABELS = (10, 50, 100, 500, 1000, 5000, 25_000)
+# The first three expect inputs from -1 to 1, the others from 0 to 255.
 APPLICATIONS = ("MobileNetV2", "ResNet50V2", "Xception", "MobileNetV3Small", "EfficientNetV2B0")
 
 
@@ -67,10 +71,7 @@ def configure(hp):
 
 
 def build_model(hp, name="transfer_learning", base=None, thawed=False):
-    """A base with a new head: images (B, height, width, channels) of 0 to 255 to logits (B, classes).
-
-    base: a trained base, which is copied, and frozen unless `thawed`; None builds one with random weights.
-    """
+    """Images (B, height, width, channels) to logits; a trained `base` is copied, and frozen unless `thawed`."""
     own_base = build_base(hp)
     if base is not None:
         own_base.set_weights(base.get_weights())
@@ -93,7 +94,6 @@ def build_base(hp, weights=None):
     if hp["base"] != "digits":
         size = hp["picture_size"]
         images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-        # The first three expect -1 to 1, the others 0 to 255.
         scale, offset = (1 / 127.5, -1.0) if hp["base"] in APPLICATIONS[:3] else (1.0, 0.0)
         hidden = layers.Rescaling(scale, offset)(layers.Resizing(size, size)(images))
         network = getattr(keras.applications, hp["base"])
