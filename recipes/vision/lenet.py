@@ -162,8 +162,7 @@ def load_digit(path):
         grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))[..., 0]
     except OSError as error:
         raise ValueError(f"{path!r} is not an image file that can be read") from error
-    ink = 255 - grey if grey.mean() > 127.5 else grey
-    ink = np.maximum(ink - np.median(ink), 0)  # Most pixels are paper, which need not be white.
+    ink = np.abs(grey - np.median(grey))  # Most pixels are paper, light or dark.
     if ink.max() < 32:
         raise ValueError(f"{path!r} shows no digit: its brightness is the same everywhere")
     points = np.argwhere(ink > ink.max() / 4)
