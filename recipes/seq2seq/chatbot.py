@@ -5,7 +5,12 @@ Baseline  the reply to the most similar history in train, by TF-IDF; also, the c
 Published none for replies from the words of the history alone; the aim of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869. Here with attention
           over the history (Bahdanau et al. 2014) and a vocabulary of subwords.
-Answers   not measured yet
+Answers   How far does imitation go without a database to query? To 10.5 BLEU; the recorded reply to the most similar
+          history reaches 4.8.
+          How many replies are right word for word? 1.7% of those in the test dialogues.
+          Does it repeat itself? Often: 50% of its replies are distinct; of the recorded ones, 82%.
+          What do more turns of history add? not measured yet
+          Does it attend more to what the user said or to what it asked before? not measured yet
 
     python -m recipes.seq2seq.chatbot
     python -m recipes.seq2seq.chatbot --set turns=1
@@ -43,11 +48,11 @@ PROMISE = {
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "How far does imitation go without a database to query?": (
-            "To {bleu:.1f} BLEU, against {nearest_bleu:.1f} for the recorded reply to the most similar history."
+            "To {bleu:.1f} BLEU; the recorded reply to the most similar history reaches {nearest_bleu:.1f}."
         ),
         "How many replies are right word for word?": "{word_for_word:.1%} of those in the test dialogues.",
-        "Does it say the same thing over and over?": (
-            "{different_replies:.0%} of its replies are distinct, and {different_references:.0%} of the recorded ones."
+        "Does it repeat itself?": (
+            "Often: {different_replies:.0%} of its replies are distinct; of the recorded ones, {different_references:.0%}."
         ),
         "What do more turns of history add?": "not measured yet",
         "Does it attend more to what the user said or to what it asked before?": "not measured yet",

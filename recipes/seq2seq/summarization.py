@@ -6,7 +6,10 @@ Published 23.44 ROUGE-L: extractor and abstractor, reinforcement learning, pretr
           2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, has 36.8
 Paper     See, Liu and Manning, Get To The Point, 2017, https://arxiv.org/abs/1704.04368; here with GRUs, with subwords
           instead of an extended vocabulary for copied words, and without coverage, which short texts do not need
-Answers   not measured yet
+Answers   Is it better than the email's first sentence? Yes: 25.0 ROUGE-L against 14.0.
+          How many of its words are in the email? 76%, against 52% in the original subject lines.
+          What does beam search add? Nothing: 25.0 ROUGE-L with a beam, 25.5 without.
+          What does copying add? not measured yet
 
     python -m recipes.seq2seq.summarization
     python -m recipes.seq2seq.summarization --try "Please send me the budget for the pipeline by Friday. Thanks, Ann"
@@ -41,9 +44,9 @@ PROMISE = {
     "answers": {
         "Is it better than the email's first sentence?": "Yes: {rouge_l_beam:.1f} ROUGE-L against {lead_rouge_l:.1f}.",
         "How many of its words are in the email?": (
-            "{words_from_mail_written:.0%}; of those in the original subject lines {words_from_mail_in_references:.0%}."
+            "{words_from_mail_written:.0%}, against {words_from_mail_in_references:.0%} in the original subject lines."
         ),
-        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L, by greedy decoding {rouge_l_greedy:.1f}.",
+        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L with a beam, {rouge_l_greedy:.1f} without.",
         "What does copying add?": "not measured yet",
     },
 }

@@ -7,7 +7,10 @@ Published 28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs 
 Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
           https://arxiv.org/abs/1409.0473. Here a first GRU makes the queries and a second follows the attention
           (Wu et al. 2016, https://arxiv.org/abs/1609.08144), so that training runs over all steps at once.
-Answers   not measured yet
+Answers   How good are the translations? They reach 37.9 BLEU when decoded greedily; the baseline reaches 10.6.
+          What does beam search add? A beam of five raises BLEU from 37.9 to 39.3.
+          Dot-product or additive attention? not measured yet
+          What does attention add, and at which lengths? not measured yet
 
     python -m recipes.seq2seq.translation
     python -m recipes.seq2seq.translation --set attention=additive --seed 1
@@ -41,7 +44,7 @@ PROMISE = {
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "How good are the translations?": (
-            "Greedy decoding reaches {bleu_greedy:.1f} BLEU, that of the nearest training sentence {nearest_bleu:.1f}."
+            "They reach {bleu_greedy:.1f} BLEU when decoded greedily; the baseline reaches {nearest_bleu:.1f}."
         ),
         "What does beam search add?": "A beam of five raises BLEU from {bleu_greedy:.1f} to {bleu_beam:.1f}.",
         "Dot-product or additive attention?": "not measured yet",
