@@ -48,7 +48,7 @@ PROMISE = {
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "How far does imitation go without a database to query?": (
-            "To {bleu:.1f} BLEU, against {nearest_bleu:.1f} for the recorded reply to the most similar history."
+            "To {bleu:.1f} BLEU; the recorded reply to the most similar history reaches {nearest_bleu:.1f}."
         ),
         "How many replies match the recorded one word for word?": "{word_for_word:.1%} of those in the test dialogues.",
         "Does it repeat the same replies?": (
