@@ -11,7 +11,7 @@ from PIL import Image
 from common.cookbook import catalogue, command_line
 
 ADDITION = "recipes.seq2seq.addition"
-COLUMNS = {"recurrent.forecasting": 7}  # Of the series that the recipe continues; the others read one.
+COLUMNS = {"recurrent.forecasting": "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"}  # The other recipes read one series.
 
 
 def examples(entry, directory):
@@ -25,8 +25,8 @@ def examples(entry, directory):
             picture[10:50, 28:36] = 255
             Image.fromarray(picture).save(path)
         elif path.suffix == ".csv":
-            rows = generator.normal(size=(1_000, COLUMNS.get(entry.name, 1)))
-            header = ",".join(f"column{number}" for number in range(rows.shape[1]))
+            header = COLUMNS.get(entry.name, "value")
+            rows = generator.normal(size=(1_000, len(header.split(","))))
             np.savetxt(path, rows, delimiter=",", header=header, comments="")
         if path.exists():
             inputs[index] = str(path)

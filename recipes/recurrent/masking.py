@@ -7,12 +7,18 @@ Published 0.8700 with a mask passed by hand, 0.5008 without: Géron, Hands-On Ma
           data, after 5 epochs and 2; with `mask_zero=True` 0.8548
 Paper     Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation,
           2014, https://arxiv.org/abs/1406.1078; Keras's GRU applies the reset gate after the matrix product.
-Answers   Does the mask matter? not measured yet
-          Which side should be padded without a mask? not measured yet
-          Does averaging over time replace the mask? not measured yet
-          What does truncation cost? not measured yet
-          Which cell is best at equal size? not measured yet
-          How does a mask get lost without a warning? not measured yet
+Answers   Does the mask matter? With padding on the right, accuracy is 0.886 with a mask and 0.535 without; 49% of all
+          steps are padding.
+          Which side should be padded without a mask? The left, so that the words come last: accuracy is 0.887, no
+          difference beyond the spread of the seeds from the masked network.
+          Does averaging over time replace the mask? Yes: without a mask, the mean of all states gives 0.885, no
+          difference beyond the spread of the seeds; with one, 0.879.
+          What does truncation cost? The last 200 words suffice: 0.883, no difference beyond the spread of the seeds;
+          the first 200 give 0.855.
+          Which cell is best at equal size? After four epochs, with as many parameters, accuracy is 0.886 with a GRU,
+          0.872 with an LSTM, and 0.834 with a SimpleRNN.
+          How does a mask get lost without a warning? After `Embedding(mask_zero=True)`, the product `x * scale` drops
+          it: accuracy is then 0.535.
 
     python -m recipes.recurrent.masking
     python -m recipes.recurrent.masking --set mask=none padding=left
@@ -44,13 +50,13 @@ PROMISE = {
         "Does the mask matter?": "With padding on the right, accuracy is {accuracy:.3f} with a mask and "
         "{no mask/accuracy:.3f} without; {padding_share:.0%} of all steps are padding.",
         "Which side should be padded without a mask?": "The left, so that the words come last: accuracy is "
-        "{no mask, padded left/accuracy:.3f}, no difference beyond the spread of the seeds from {accuracy:.3f} with a mask.",
-        "Does averaging over time replace the mask?": "Accuracy is {mean, no mask/accuracy:.3f} without a mask and "
-        "{mean/accuracy:.3f} with one.",
-        "What does truncation cost?": "The last 200 words give {last 200 words/accuracy:.3f} instead of "
-        "{accuracy:.3f} with 400, the first 200 {first 200 words/accuracy:.3f}.",
-        "Which cell is best at equal size?": "After four epochs, with as many parameters, accuracy is {accuracy:.3f} with a GRU, "
-        "{LSTM/accuracy:.3f} with an LSTM, and {SimpleRNN/accuracy:.3f} with a SimpleRNN.",
+        "{no mask, padded left/accuracy:.3f}, no difference beyond the spread of the seeds from the masked network.",
+        "Does averaging over time replace the mask?": "Yes: without a mask, the mean of all states gives "
+        "{mean, no mask/accuracy:.3f}, no difference beyond the spread of the seeds; with one, {mean/accuracy:.3f}.",
+        "What does truncation cost?": "The last 200 words suffice: {last 200 words/accuracy:.3f}, no difference beyond "
+        "the spread of the seeds; the first 200 give {first 200 words/accuracy:.3f}.",
+        "Which cell is best at equal size?": "After four epochs, with as many parameters, accuracy is {accuracy:.3f} "
+        "with a GRU, {LSTM/accuracy:.3f} with an LSTM, and {SimpleRNN/accuracy:.3f} with a SimpleRNN.",
         "How does a mask get lost without a warning?": "After `Embedding(mask_zero=True)`, the product `x * scale` "
         "drops it: accuracy is then {lost mask/accuracy:.3f}.",
     },
