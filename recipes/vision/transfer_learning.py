@@ -40,7 +40,7 @@ PROMISE = {
             "{fine-tuned-5000:.1%} instead of {scratch-5000:.1%}."
         ),
         "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
-        "Do frozen weights change?": "No: by {frozen-weights-moved:g}, and batch-norm statistics by {frozen-statistics-moved:g}.",
+        "Do frozen weights change?": "No, by {frozen-weights-moved:g}; their statistics by {frozen-statistics-moved:g}.",
     },
 }
 TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}
