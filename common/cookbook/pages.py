@@ -87,9 +87,8 @@ def comparison(entry):
     ]
     verdict = results.against_baseline(recorded)
     loses = "" if verdict == "better" else f" {MARKS[verdict]}{results.LOSES[verdict].replace(':', '')}"
-    rows.append(
-        f"| baseline: {recorded['baseline']['name']} | {results.number(recorded['baseline']['value'])}{loses} | |"
-    )
+    baseline = results.number(recorded["baseline"]["value"])
+    rows.append(f"| baseline: {promise['baseline']['name']} | {baseline}{loses} | |")
     goal = recorded["published"]
     here = (
         f" (here {results.number(recorded['metrics'][goal['metric']])} {goal['metric'].replace('_', ' ')})"
@@ -98,7 +97,8 @@ def comparison(entry):
     )
     verdict = results.against_published(recorded)
     reached = f"{MARKS[verdict]} {results.REACHED[verdict]}"
-    rows.append(f"| published: {goal['source']}{here} | {results.number(goal['value'])} {reached} | |")
+    source = goal["source"] if goal["source"].startswith("the recipe's own") else f"published: {goal['source']}"
+    rows.append(f"| {source}{here} | {results.number(goal['value'])} {reached} | |")
     for name, variant in recorded.get("variants", {}).items():
         found = answers.values(recorded, name, metric)
         figure = results.spread(results.summary(found))

@@ -12,8 +12,8 @@ Answers   Does a recurrent network beat a linear model? Yes: its mean squared er
           Is it better to forecast all hours at once, or day by day from the network's own forecasts? At once, by a
           small margin: 0.3566 against 0.3588.
           GRU or LSTM? With the same number of units, the GRU: 0.3566 against 0.3620.
-          Do subtracting the last hour and a longer look-back help? Yes: the error is 0.3594 without the subtraction,
-          0.3680 with 4 days instead of 21, and 0.3566 with both.
+          Do subtracting the last hour and a longer look-back help? Yes: MSE is 0.3594 without the subtraction, 0.3680
+          with 4 days instead of 21, and 0.3566 with both.
           How does the error grow from day to day? From 0.29 on the first day ahead to 0.35, 0.38 and 0.41.
 
     python -m recipes.recurrent.forecasting
@@ -52,7 +52,7 @@ PROMISE = {
         "Is it better to forecast all hours at once, or day by day from the network's own forecasts?": "At once, by a "
         "small margin: {mse:.4f} against {autoregressive/mse:.4f}.",
         "GRU or LSTM?": "With the same number of units, the GRU: {mse:.4f} against {LSTM/mse:.4f}.",
-        "Do subtracting the last hour and a longer look-back help?": "Yes: the error is {last hour not subtracted/mse:.4f} "
+        "Do subtracting the last hour and a longer look-back help?": "Yes: MSE is {last hour not subtracted/mse:.4f} "
         "without the subtraction, {look-back of 4 days/mse:.4f} with 4 days instead of 21, and {mse:.4f} with both.",
         "How does the error grow from day to day?": "From {mse_day_1:.2f} on the first day ahead to {mse_day_2:.2f}, "
         "{mse_day_3:.2f} and {mse_day_4:.2f}.",

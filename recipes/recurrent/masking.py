@@ -183,9 +183,9 @@ def evaluate(model, hp):
 
 
 def words_and_pairs(row):
-    """The known words of a row of tokens, and the pairs of neighbours among them."""
+    """The known words of a row of tokens and the pairs of neighbours among them, as tuples."""
     words = row[row > 1].tolist()
-    return [*words, *itertools.pairwise(words)]
+    return [*zip(words), *itertools.pairwise(words)]
 
 
 def predict(model, assets, inputs):

@@ -5,8 +5,8 @@ Baseline  the reply to the most similar training history, by TF-IDF; also, the m
 Published none for replies generated from the history's words alone; the target of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869. Here with attention
           over the history (Bahdanau et al. 2014) and a vocabulary of subwords.
-Answers   How far does imitation go without a database to query? To 10.5 BLEU, against 4.8 for the recorded reply to the
-          most similar history.
+Answers   How far does imitation go without a database to query? To 10.5 BLEU; the recorded reply to the most similar
+          history reaches 4.8.
           How many replies match the recorded one word for word? 1.7% of those in the test dialogues.
           Does it repeat the same replies? 50% of its replies are distinct, and 82% of the recorded ones.
           What do more turns of history add? not measured yet
@@ -48,7 +48,7 @@ PROMISE = {
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "How far does imitation go without a database to query?": (
-            "To {bleu:.1f} BLEU, against {nearest_bleu:.1f} for the recorded reply to the most similar history."
+            "To {bleu:.1f} BLEU; the recorded reply to the most similar history reaches {nearest_bleu:.1f}."
         ),
         "How many replies match the recorded one word for word?": "{word_for_word:.1%} of those in the test dialogues.",
         "Does it repeat the same replies?": (
