@@ -230,7 +230,7 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
     command_line.main(f"recipes.{NAME}", ["--tiny", "--variants", "--out", str(tmp_path)])
     assert trained == expected
     (variant,) = results.read_json(tmp_path / "results.json")["variants"].values()
-    assert variant["seeds"] == sum(expected, [])
+    assert variant["seeds"] == [seed for seeds in expected for seed in seeds]
     assert variant["metrics_by_seed"][name] == pytest.approx([near + 0.001 * seed for seed in variant["seeds"]])
     assert variant["metrics"][name] == pytest.approx(np.mean(variant["metrics_by_seed"][name]))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.cookbook import catalogue, command_line
+from common.cookbook import command_line
 
 ADDITION = "recipes.seq2seq.addition"
 COLUMNS = {"recurrent.forecasting": "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"}  # The other recipes read one series.
