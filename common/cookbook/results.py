@@ -68,7 +68,7 @@ def verdict(results, name, value):
     """How a metric compares with another value: "better", "worse", or "equal" within three standard deviations."""
     figure = results["figure"]
     own = results["metrics"][name]
-    if name == figure["name"] and abs(own - value) < 3 * figure["sd"]:
+    if name == figure["name"] and abs(own - value) <= 3 * figure["sd"]:
         return "equal"
     return "better" if better(results, own, value) else "worse"
 
