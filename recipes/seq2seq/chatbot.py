@@ -8,7 +8,7 @@ Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org
 Answers   How far does imitation go without a database to query? To 10.5 BLEU; the recorded reply to the most similar
           history reaches 4.8.
           How many replies are right word for word? 1.7% of those in the test dialogues.
-          Does it repeat itself? Often: 50% of its replies are distinct; of the recorded ones, 82%.
+          Does it repeat itself? Yes: 50% of its replies are distinct, 82% of the recorded ones.
           What do more turns of history add? not measured yet
           Does it attend more to what the user said or to what it asked before? not measured yet
 
@@ -52,7 +52,7 @@ PROMISE = {
         ),
         "How many replies are right word for word?": "{word_for_word:.1%} of those in the test dialogues.",
         "Does it repeat itself?": (
-            "Often: {different_replies:.0%} of its replies are distinct; of the recorded ones, {different_references:.0%}."
+            "Yes: {different_replies:.0%} of its replies are distinct, {different_references:.0%} of the recorded ones."
         ),
         "What do more turns of history add?": "not measured yet",
         "Does it attend more to what the user said or to what it asked before?": "not measured yet",
