@@ -1,1 +1,1 @@
-"""What recipes share: plumbing, and code that is easy to get wrong."""
+"""What the recipes share: plumbing, and code that is easy to get wrong."""

@@ -1,6 +1,6 @@
-"""Callbacks: the one-cycle learning rate, and what the command line adds to every `fit`.
+"""Callbacks: the one-cycle learning rate schedule, and those that the command line adds to every `fit`.
 
-An object may serve several fits, one after another; what it keeps of each is filed under the model's name.
+One callback may serve several fits in turn; what it records of each is stored under the model's name.
 """
 
 import json
@@ -15,10 +15,10 @@ from common.files import replace
 
 
 class OneCycle(keras.callbacks.Callback):
-    """Warms the learning rate up from zero to the compiled one, then back down to zero along a cosine.
+    """Warms the learning rate up from zero to the compiled one, then decays it to zero along a cosine.
 
-    The cycle is as long as the fit; `warmup` is the share of its steps that warm up (Smith and Topin 2017,
-    https://arxiv.org/abs/1708.07120). Raises ValueError for data of unknown size, or a second fit of one compilation.
+    The cycle lasts for the whole fit; `warmup` is the fraction of its steps that warm up (Smith and Topin 2017,
+    https://arxiv.org/abs/1708.07120). Raises ValueError for data of unknown size, or a second fit without recompiling.
     """
 
     def __init__(self, warmup=0.1):
@@ -30,7 +30,7 @@ class OneCycle(keras.callbacks.Callback):
         if self.params["steps"] is None:
             raise ValueError("OneCycle needs data of known cardinality: use tf.data.experimental.assert_cardinality")
         if not isinstance(peak, float):
-            raise ValueError(f"the learning rate of {self.model.name} has a schedule: compile it anew for this fit")
+            raise ValueError(f"the learning rate of {self.model.name} has a schedule: compile it again for this fit")
         steps = self.params["epochs"] * self.params["steps"]
         rising = max(1, int(self.warmup * steps))
         self.model.optimizer.build(self.model.trainable_variables)  # Otherwise the first step is traced twice.
@@ -40,9 +40,9 @@ class OneCycle(keras.callbacks.Callback):
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `examples_per_second`, of training without validation, to an epoch's logs.
+    """Adds `examples_per_second`, for training without validation, to an epoch's logs.
 
-    An example is a row of the model's first input; Keras's own mean of the loss counts them.
+    An example is a row of the model's first input, as counted by Keras's own mean of the loss.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -82,7 +82,7 @@ class StopAtNaN(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Names the model whose fit begins; then shows a progress bar in a terminal, one line per epoch elsewhere."""
+    """Prints the model's name; then shows a progress bar in a terminal, one line per epoch elsewhere."""
 
     def set_params(self, params):
         super().set_params({**params, "verbose": 1 if sys.stdout.isatty() else 2})
@@ -97,7 +97,7 @@ class Progress(keras.callbacks.ProgbarLogger):
 
 
 class Logs(keras.callbacks.TensorBoard):
-    """TensorBoard logs, each fit's in a directory of its own, named after the model.
+    """TensorBoard logs, one directory per fit, named after the model.
 
     directory: a `pathlib.Path`.
     """
@@ -126,7 +126,7 @@ class History(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.model.name in self.histories:
-            raise ValueError(f"a model named {self.model.name!r} was fitted before: give this one a name of its own")
+            raise ValueError(f"a model named {self.model.name!r} was fitted before: give this one another name")
         self.histories[self.model.name] = {}
 
     def on_epoch_end(self, epoch, logs=None):
@@ -137,12 +137,12 @@ class History(keras.callbacks.Callback):
 class Resume(History):
     """Saves the state of every fit after each epoch, and resumes from it bit for bit.
 
-    Keras's BackupAndRestore loses the seeds of dropout and the history. This keeps every variable of the model (the
-    seeds are among them), of its metrics and of its optimizers, the passes that `data.shuffle` has made, and the
-    history, in one file per fit, which is replaced as a whole or not at all. Whatever else training depends on must
-    be a variable of the model, or follow from seed and epoch.
+    Keras's BackupAndRestore loses the seeds of dropout and the history. This saves every variable of the model (the
+    seeds are among them), of its metrics and of its optimizers, the number of passes that `data.shuffle` has made,
+    and the history, in one file per fit, which is replaced atomically. Whatever else training depends on must be a
+    variable of the model, or be determined by seed and epoch.
 
-    directory: where the files go, a `pathlib.Path`.
+    directory: where the files are saved, a `pathlib.Path`.
     histories: as in `History`; the epochs before an interruption are included.
     elapsed: function that returns the time that the run has taken, {"seconds", "cpu_seconds"}; saved, so that a
         resumed run continues the count.
@@ -159,16 +159,16 @@ class Resume(History):
         return self.directory / f"{self.model.name}.npz"
 
     def variables(self):
-        """Every variable that the fit may change, by a name that is the same in another process."""
+        """Every variable that the fit may change, by a name that stays the same in another process."""
         optimizers = [each for each in vars(self.model).values() if isinstance(each, keras.optimizers.Optimizer)]
         groups = {"model": self.model.variables, "metrics": self.model.metrics_variables}
         for number, optimizer in enumerate(optimizers):
-            # The learning rate comes last, since `OneCycle` puts a schedule in its variable's place.
+            # The learning rate comes last, since `OneCycle` replaces its variable with a schedule.
             groups[f"optimizer{number}"] = sorted(optimizer.variables, key=lambda each: each.name == "learning_rate")
         return {f"{name}/{index}": each for name, group in groups.items() for index, each in enumerate(group)}
 
     def load(self):
-        """Sets every variable to what the file holds; returns the rest of its state."""
+        """Sets every variable to its saved value; returns the rest of the saved state."""
         with np.load(self.path) as saved:
             for name, variable in self.variables().items():
                 if name in saved:
@@ -180,7 +180,7 @@ class Resume(History):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         if not self.model.built:
-            raise ValueError("a fit can only be resumed if the model has its weights before: begin it with keras.Input")
+            raise ValueError("a fit can only be resumed if the model is built before it: begin with keras.Input")
         if getattr(self.model, "optimizer", None) is not None:
             self.model.optimizer.build(self.model.trainable_variables)
         if self.restore and self.path.exists():
@@ -188,7 +188,7 @@ class Resume(History):
             self.histories[self.model.name] |= state["history"]
             for counter, value in zip(shuffle.counters, state["passes"], strict=True):
                 counter.assign(value)
-            # Keras's own BackupAndRestore also tells `fit` in this way where to continue; there is no public way.
+            # This is how Keras's own BackupAndRestore tells `fit` where to continue; there is no public way.
             self.model._initial_epoch = state["epochs"]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -208,7 +208,7 @@ class Resume(History):
 
 
 def elapsed_so_far(directory):
-    """The time taken by the run that left its backups in `directory`, {"seconds", "cpu_seconds"}; zeros without any."""
+    """The time taken by the run whose backups are in `directory`, {"seconds", "cpu_seconds"}; zeros if it has none."""
     elapsed = [{"seconds": 0.0, "cpu_seconds": 0.0}]
     for path in directory.glob("*.npz"):
         with np.load(path) as saved:
@@ -222,8 +222,8 @@ def epochs(model, count, callbacks, steps=None):
         for epoch, logs in epochs(agent, hp["epochs"], callbacks):
             logs["loss"] = ...
 
-    Yields the number of each epoch and the dictionary that callbacks get at its end. A resumed run continues with
-    the epoch after the last complete one. `model` is a compiled `keras.Model`; it may set `stop_training`.
+    Yields the number of each epoch and the dictionary that callbacks receive at its end. A resumed run continues
+    after the last complete epoch. `model` is a compiled `keras.Model`; its `stop_training` ends the loop.
     `steps`: updates of its optimizer in an epoch, which `OneCycle` must know.
     """
     callback_list = keras.callbacks.CallbackList(

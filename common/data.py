@@ -1,7 +1,7 @@
 """Datasets in, batches out: a shuffle that a resumed run repeats, and batches of similar length.
 
-For epochs of `shuffle(examples).repeat().take(steps)`, map and prefetch before `repeat`: reading ahead after it begins
-passes that the epoch does not need, and timing decides whether these are counted.
+For epochs of `shuffle(examples).repeat().take(steps)`, map and prefetch before `repeat`: prefetching after it can begin
+a pass that the epoch does not need, and timing would decide whether that pass is counted.
 """
 
 import numpy as np
@@ -12,8 +12,8 @@ def shuffle(dataset):
     """Shuffles all examples, in an order that depends only on the global seed and the number of the pass.
 
     `Dataset.shuffle` counts the passes in its iterator, which a resumed run creates again; here variables count them,
-    those of all datasets in `shuffle.counters`. Call `keras.utils.set_random_seed` first, `cache()` before this and
-    `batch()` after. Raises ValueError if the cardinality is unknown.
+    listed in `shuffle.counters` for all datasets. Call `keras.utils.set_random_seed` first, `cache()` before this
+    and `batch()` after. Raises ValueError if the cardinality is unknown.
     """
     size = dataset.cardinality()
     if size < 0:
@@ -39,7 +39,7 @@ def bucket(tensors, lengths, edges, batch_size, shuffled=False):
 
     tensors: structure of tensors or ragged tensors; one row of each is an example.
     lengths: (N,) int, or a list of these for several sequences; then every combination has a bucket.
-    edges: the lengths at which all buckets but the first begin, or a list of these for each sequence.
+    edges: the lengths at which all buckets but the first begin, or one such list for each sequence.
     """
     if not isinstance(lengths, list):
         lengths, edges = [lengths], [edges]

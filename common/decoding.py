@@ -1,8 +1,8 @@
-"""Text out: what a next-token model or an encoder-decoder writes, whole batches at a time.
+"""Decoding: generates the output of a next-token model or an encoder-decoder, whole batches at a time.
 
-`step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states` consists of TensorFlow operations, and
-its loop runs inside one `tf.function`. Called from a `tf.function` of your own it is traced with that one, once for all
-batches.
+`step(tokens (N,), states: list of (N, ...)) -> log_probabilities (N, V), states` consists of TensorFlow operations,
+and its loop runs inside one `tf.function`. Called from a `tf.function` of your own, it is traced as part of that one,
+once for all batches.
 """
 
 import functools
@@ -13,11 +13,11 @@ import tensorflow as tf
 
 
 def sample(step, tokens, states, length, temperature=1.0, seed=0):
-    """Returns `length` tokens (N, length), each drawn from the distribution after those before it.
+    """Returns `length` tokens (N, length), each sampled from the model's distribution given those before it.
 
     tokens (N,), states: the last token read and the states before it.
-    temperature: a number, or one for each row (N,). It divides the log-probabilities: below 1 favours the likely,
-        1 draws from the model as it is, above 1 favours the unlikely.
+    temperature: a number, or one for each row (N,). It divides the log-probabilities: below 1 favours likely tokens,
+        1 leaves the distribution as it is, above 1 favours unlikely ones.
     seed: the same seed gives the same tokens.
     """
     temperature = tf.reshape(tf.cast(temperature, tf.float32), (-1, 1))
@@ -38,9 +38,9 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0):
 
 
 def greedy(step, tokens, states, length, end_token=None):
-    """Returns the likeliest token at every step, up to `length` of them (N, length), 0 after `end_token`.
+    """Returns the most likely token at every step, up to `length` of them (N, length), 0 after `end_token`.
 
-    tokens (N,), states: the last token read and the states before it. Without `end_token` all rows are full.
+    tokens (N,), states: the last token read and the states before it. Without `end_token`, no row ends early.
     """
 
     @tf.function
@@ -66,15 +66,15 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
     A score is log P(Y) / ((5 + |Y|) / 6) ** alpha, where |Y| counts the end token (Wu et al. 2016, eq. 14, without its
     coverage penalty). Finished and unfinished sequences compete at every step; a beam of 1 is greedy decoding.
 
-    tokens (N,), states: the last token read and the states before it. `step` gets each row `beam_size` times in a
-        row, as (N * beam_size, ...); repeat what it closes over likewise.
+    tokens (N,), states: the last token read and the states before it. `step` receives each row `beam_size` times in
+        succession, as (N * beam_size, ...); repeat any tensors that it closes over in the same way.
     """
 
     @tf.function
     def loop(tokens, states):
         rows = tokens.shape[0] or tf.shape(tokens)[0]
         tokens, *states = (tf.repeat(each, beam_size, axis=0) for each in (tokens, *states))
-        # All beams begin alike: only the first counts, or the same sequence would fill them all.
+        # All beams begin identically: only the first counts, or the same sequence would fill them all.
         log_probability = tf.tile(tf.one_hot(0, beam_size, 0.0, -float("inf")), [rows])
         written, lengths = tf.zeros((rows * beam_size, length), tf.int32), tf.zeros_like(log_probability)
         finished = tf.zeros_like(tokens, tf.bool)
@@ -107,26 +107,28 @@ def beam_search(step, tokens, states, length, beam_size, end_token=None, alpha=0
 def decoder(model, start, end, length, alpha=0.0, outputs=(), log_probabilities=None):
     """Returns a function from source tokens (N, S) and a beam size to the target tokens (N, length) of `beam_search`.
 
-    model: trained with teacher forcing, from the source and the shifted target to logits. A layer "memory" gives what
-        its decoder attends to, a layer NAME_state the initial state of each recurrent layer NAME of the decoder.
-    outputs, log_probabilities: for models without logits, names of layers, and a function of the source and the dict
-        of their outputs (N, 1, ...) that returns the log-probabilities (N, V) of the next token.
+    model: trained with teacher forcing, maps the source and the shifted target to logits. A layer "memory" outputs
+        what its decoder attends to, a layer NAME_state the initial state of each GRU NAME of the decoder.
+    outputs, log_probabilities: for models that don't output logits: names of layers, and a function of the source and
+        the dict of their outputs (N, 1, ...) that returns the log-probabilities (N, V) of the next token.
     """
-    layers = {layer.name: layer.output for layer in model.layers}
-    recurrent = [name.removesuffix("_state") for name in layers if name.endswith("_state")]
-    read = keras.Model(model.inputs[0], [layers["memory"], *(layers[f"{name}_state"] for name in recurrent)])
-    given = {name: layers[name] for name in outputs if name in layers} or model.outputs[0]
-    advance = keras.Model([*model.inputs[:2], *read.outputs], [given, [layers[name][1] for name in recurrent]])
+    layer_outputs = {layer.name: layer.output for layer in model.layers}
+    recurrent = [name.removesuffix("_state") for name in layer_outputs if name.endswith("_state")]
+    initial = [layer_outputs["memory"], *(layer_outputs[f"{name}_state"] for name in recurrent)]
+    encoder = keras.Model(model.inputs[0], initial)
+    predicted = {name: layer_outputs[name] for name in outputs if name in layer_outputs} or model.outputs[0]
+    later_states = [layer_outputs[name][1] for name in recurrent]
+    one_step = keras.Model([*model.inputs[:2], *initial], [predicted, later_states])
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def write(source, beam_size):
-        memory, *states = map(tf.identity, read(source))  # Without Keras's mask: the decoder makes its own.
+        memory, *states = map(tf.identity, encoder(source))  # Without Keras's mask: the decoder makes its own.
         tokens = tf.fill(tf.shape(source)[:1], start)
         source, memory = (tf.repeat(each, beam_size, axis=0) for each in (source, memory))
 
         def step(tokens, states):
-            given, states = advance([source, tokens[:, None], memory, *states])
-            return log_probabilities(source, given) if outputs else tf.nn.log_softmax(given[:, 0]), states
+            predicted, states = one_step([source, tokens[:, None], memory, *states])
+            return log_probabilities(source, predicted) if outputs else tf.nn.log_softmax(predicted[:, 0]), states
 
         return beam_search(step, tokens, states, length, beam_size, end, alpha)[0][:, 0]
 

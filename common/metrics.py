@@ -1,13 +1,13 @@
-"""Means over tokens, which a mean over batches would get wrong."""
+"""Means over all tokens, which differ from a mean over batches."""
 
 import keras
 from keras import ops
 
 
 class TokenMean(keras.metrics.Mean):
-    """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, the same whatever the batches, and 0 without any.
+    """Mean of `measure(y_true, y_pred)` (B, T) over all tokens, however they are batched; 0 if there are none.
 
-    `sample_weight` (B, T), 0 on padding and otherwise the same, reaches only the `weighted_metrics` of `compile`.
+    Keras passes `sample_weight` (B, T), 0 on padding and constant elsewhere, only to `weighted_metrics` of `compile`.
     """
 
     def __init__(self, measure, name):
@@ -17,7 +17,7 @@ class TokenMean(keras.metrics.Mean):
     def update_state(self, y_true, y_pred, sample_weight=None):
         values = self.measure(y_true, y_pred)
         weights = ops.ones_like(values) if sample_weight is None else sample_weight
-        # As one row: Keras divides the sum over every other axis by its padded length.
+        # Flattened: otherwise Keras averages over the other axes, padding included.
         super().update_state(ops.reshape(values, (-1,)), ops.reshape(weights, (-1,)))
 
 

@@ -1,4 +1,4 @@
-"""Pictures: axes without global state, heat maps and grids, the learning curve of a run and the scores of a search."""
+"""Plots: axes without global state, heat maps and grids, the learning curve of a run and the scores of a search."""
 
 import numpy as np
 from matplotlib import figure
@@ -7,20 +7,20 @@ TRAINING, VALIDATION, MUTED = "#9aa5b1", "#c2410c", "#cbd5e1"
 
 
 def new(width=7.0, height=4.0, rows=1, columns=1, **options):
-    """Returns a figure and its axes, without pyplot's global state: nothing stays in memory."""
+    """Returns a figure and its axes, without pyplot's global state, so that no figure stays in memory."""
     picture = figure.Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes = picture.subplots(rows, columns, **options)
     return picture, axes
 
 
 def plain(axes):
-    """Removes the upper and right lines of the frame."""
+    """Removes the top and right lines of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
 def heat_map(axes, values, rows, columns, colours="Oranges"):
-    """Draws values (rows, columns) between 0 and 1 as coloured cells, each row and column named."""
+    """Draws values (rows, columns) between 0 and 1 as coloured cells, with a label for each row and column."""
     axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -65,7 +65,7 @@ def curve(history, monitor):
 
 
 def search(scores, better, label):
-    """Every trial's score in order, the best so far as a line.
+    """Every trial's score in order, with the best so far as a line.
 
     scores: one per trial, None where it failed.
     better: "higher" or "lower".
@@ -75,7 +75,7 @@ def search(scores, better, label):
     done = [(trial, score) for trial, score in enumerate(scores) if score is not None]
     best = [choose(score for _, score in done[: count + 1]) for count in range(len(done))]
     ax.step([trial for trial, _ in done], best, where="post", color=VALIDATION, label="best so far")
-    ax.plot(*zip(*done), "o", color=TRAINING, label="trial (0 has the defaults)")
+    ax.plot(*zip(*done), "o", color=TRAINING, label="trial (0 uses the defaults)")
     plain(ax).set(xlabel="trial", ylabel=label.replace("_", " "))
     ax.legend(frameon=False)
     ax.xaxis.get_major_locator().set_params(integer=True)

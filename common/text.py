@@ -1,4 +1,4 @@
-"""Text into encoder-decoders: subwords and batches for teacher forcing; the nearest known text."""
+"""Text for encoder-decoders: subwords, batches for teacher forcing, and the nearest training text as a baseline."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,10 +13,10 @@ SPECIAL = ("<padding>", "<start>", "<end>", "<unknown>")  # Tokens 0 to 3.
 def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False):
     """Returns a `tokenizers.Tokenizer` of the subwords of `texts` (Sennrich et al. 2016).
 
-    Spaces belong to a word's first subword and punctuation stands alone, so that decoding restores the text.
-    `special` are the first tokens, whatever the texts; the fourth stands for characters that do not occur in them.
+    A space belongs to the first subword of its word, and punctuation marks are tokens of their own, so that decoding
+    restores the text. `special` tokens come first; the fourth stands for characters that do not occur in the texts.
     """
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL[3]))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=special[3]))
     if lowercase:
         tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     split = [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
@@ -28,25 +28,26 @@ def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False
 
 
 def tokens_of(tokenizer, texts, kept=slice(None), end=()):
-    """The tokens of each text, of which a slice is kept, and then those of `end`; ragged: (texts, None) int32."""
+    """The tokens of each text, of which the slice `kept` is taken, followed by `end`; ragged: (texts, None) int32."""
     return tf.ragged.constant([[*line.ids[kept], *end] for line in tokenizer.encode_batch(texts)], tf.int32)
 
 
 def shift_right(target, start):
-    """What a decoder reads in training to write `target` (B, T), where 0 is padding on the right.
+    """The decoder's input in training: `target` (B, T), 0 = padding, shifted one place to the right, after `start`.
 
-    Returns the tokens one place later, after `start` (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
+    Returns this (B, T), and weights (B, T): 1 on real tokens, 0 on padding.
     """
     mask = tf.not_equal(target, 0)
-    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), start), target[:, :-1]], axis=1)
+    shifted = tf.concat([tf.fill((tf.shape(target)[0], 1), tf.cast(start, target.dtype)), target[:, :-1]], axis=1)
     return tf.where(mask, shifted, 0), tf.cast(mask, tf.float32)
 
 
 def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
     """Batches of (source (B, S), shifted target (B, T)), target (B, T), weight (B, T), from ragged sources and targets.
 
-    Within a batch, sources have similar lengths, as do targets; `edges` are those of both, see `bucket`. The weights
-    are 0 on padding and add up to about 1. Divided by a batch's own tokens, those of short targets would count more.
+    Within a batch, sources have similar lengths, as do targets; `edges` are those of both, see `bucket`. Weights are 0
+    on padding and sum to about 1, for a loss with `reduction="sum"`: a mean over each batch's own tokens would make
+    those of short targets count more.
     """
     lengths = [source.row_lengths(), target.row_lengths()]
     tokens_per_batch = batch_size * np.mean(target.row_lengths())
@@ -59,9 +60,9 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
 
 
 def nearest(known, texts, **options):
-    """For each text the index of the known one whose TF-IDF vector is nearest; `options` are TfidfVectorizer's."""
+    """For each text, the index of the known text whose TF-IDF vector is nearest; `options` are TfidfVectorizer's."""
     tfidf = TfidfVectorizer(sublinear_tf=True, **options)
-    known = tfidf.fit_transform(known).T.tocsr()
+    vectors = tfidf.fit_transform(known).T.tocsr()
     # All texts at once would need more memory than a laptop has.
-    parts = (tfidf.transform(texts[start : start + 500]) @ known for start in range(0, len(texts), 500))
-    return np.concatenate([np.asarray(similarity.argmax(axis=1))[:, 0] for similarity in parts])
+    parts = (tfidf.transform(texts[start : start + 500]) @ vectors for start in range(0, len(texts), 500))
+    return np.concatenate([np.asarray(similarity.argmax(axis=1)).ravel() for similarity in parts])

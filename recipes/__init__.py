@@ -5,7 +5,7 @@ import sys
 
 from common.cookbook import command_line
 
-# TensorFlow's C++ log says nothing that a reader of recipes needs; it must be silenced before the import.
+# TensorFlow's C++ log is of no use here; it must be silenced before TensorFlow is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Python imports this package before the recipe that it runs, and with the recipe TensorFlow.
+# Python imports this package before the recipe that it runs, which imports TensorFlow.
 command_line.prepare(sys.orig_argv)

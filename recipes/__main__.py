@@ -1,4 +1,4 @@
-"""`python -m recipes`: lists the recipes, copies one out, verifies its figure, writes the tables."""
+"""`python -m recipes`: lists the recipes, copies one, verifies its figure, updates the generated text."""
 
 import argparse
 import importlib
@@ -9,7 +9,7 @@ from common.cookbook import catalogue, command_line, copying, errors, pages, res
 
 
 def list_recipes():
-    """Prints every recipe with its sentence, data and measured result."""
+    """Prints every recipe with its description, data and measured result."""
     for entry in catalogue.entries():
         measured = results.result_line(entry.results) if entry.results else "not measured yet"
         print(f"{entry.name}\n    {entry.sentence}\n    {', '.join(entry.promise['data'])}: {measured}")
@@ -17,14 +17,14 @@ def list_recipes():
 
 def verify(name):
     """Runs the recipe again; returns whether the figure is within the recorded mean ± 3 sd."""
-    command_line.import_tensorflow_quietly()  # Which only this command needs.
+    command_line.import_tensorflow_quietly()  # Only this command needs TensorFlow.
     from common.cookbook import runs
 
     return runs.verify(catalogue.entry(name), importlib.import_module(f"recipes.{name}"))
 
 
 def write_tables():
-    """Brings all generated text up to date: the docstrings' Result and Answers, the chapters' pages, the README."""
+    """Updates all generated text: the docstrings' Result and Answers, the chapter pages, the README."""
     for entry in catalogue.entries():
         catalogue.write_fields(entry)
     for chapter in pages.chapters():
@@ -41,12 +41,12 @@ def main(arguments=None):
         description="Without a command, lists the recipes. `python -m recipes.CHAPTER.NAME --help` describes one.",
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
-    copy = commands.add_parser("copy", help="write a recipe as one file that needs nothing of this repository")
-    copy.add_argument("name", metavar="CHAPTER.NAME")
-    copy.add_argument("file", metavar="FILE.py")
+    copy = commands.add_parser("copy", help="write a recipe as one file that needs nothing from this repository")
+    copy.add_argument("name", metavar="CHAPTER.NAME", help="the recipe, such as vision.lenet")
+    copy.add_argument("file", metavar="FILE.py", help="the stand-alone file to write; it must not exist yet")
     again = commands.add_parser("verify", help="run a recipe again and compare with its recorded figure")
-    again.add_argument("name", metavar="CHAPTER.NAME")
-    commands.add_parser("table", help="write the pages, the README's table, and the docstrings' results and answers")
+    again.add_argument("name", metavar="CHAPTER.NAME", help="the recipe, such as vision.lenet")
+    commands.add_parser("table", help="update the pages, the README's table, and the docstrings' results and answers")
     options = parser.parse_args(arguments)
     try:
         if options.command == "copy":
@@ -58,7 +58,7 @@ def main(arguments=None):
         else:
             list_recipes()
             sys.stdout.flush()
-    except BrokenPipeError:  # `python -m recipes | head` wants no more.
+    except BrokenPipeError:  # `python -m recipes | head` closes the pipe early.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except errors.RecipeError as error:
         print(f"python -m recipes: {error}", file=sys.stderr)

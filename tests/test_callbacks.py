@@ -118,7 +118,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_zero(steps_per_execution):
     steps = np.arange(steps_per_execution, 101, steps_per_execution)  # Done when each rate was noted.
     expected = np.where(steps <= 20, 0.5 * steps / 20, 0.25 * (1 + np.cos(np.pi * (steps - 20) / 80)))
     np.testing.assert_allclose(noted.rates, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="compile it anew"):
+    with pytest.raises(ValueError, match="compile it again"):
         model.fit(examples, callbacks=[callbacks.OneCycle()], verbose=0)
 
 

@@ -130,7 +130,7 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
-    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is kept in .*model.keras; --resume goes on"):
+    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
     return tmp_path
@@ -164,7 +164,7 @@ def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
 def test_a_folder_of_another_recipe_or_setting_is_refused(tmp_path, tiny_runs):
     measured = tiny_runs(NAME).results
     files.write_json(tmp_path / "results.json", {**measured, "recipe": "vision.lenet"})
-    with pytest.raises(errors.RecipeError, match="holds results of vision.lenet"):
+    with pytest.raises(errors.RecipeError, match="contains results of vision.lenet"):
         short(tmp_path)
     files.write_json(tmp_path / "results.json", {**measured, "hyperparameters": {}})
     with pytest.raises(errors.RecipeError, match="other hyperparameters"):
@@ -253,7 +253,7 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
                 raise callbacks.Diverged("the loss is nan at step 1 of epoch 2")
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Poison()]))
-    with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is kept in"):
+    with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is saved in"):
         short(tmp_path)
     assert (tmp_path / "model.keras").exists()
 

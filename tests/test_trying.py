@@ -11,7 +11,7 @@ from PIL import Image
 from common.cookbook import catalogue, command_line
 
 ADDITION = "recipes.seq2seq.addition"
-COLUMNS = {"recurrent.forecasting": 7}  # Of the series that the recipe continues; the others read one.
+COLUMNS = {"recurrent.forecasting": "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"}  # The other recipes read one series.
 
 
 def examples(entry, directory):
@@ -25,8 +25,8 @@ def examples(entry, directory):
             picture[10:50, 28:36] = 255
             Image.fromarray(picture).save(path)
         elif path.suffix == ".csv":
-            rows = generator.normal(size=(1_000, COLUMNS.get(entry.name, 1)))
-            header = ",".join(f"column{number}" for number in range(rows.shape[1]))
+            header = COLUMNS.get(entry.name, "value")
+            rows = generator.normal(size=(1_000, len(header.split(","))))
             np.savetxt(path, rows, delimiter=",", header=header, comments="")
         if path.exists():
             inputs[index] = str(path)
@@ -49,27 +49,29 @@ def test_a_digit_is_found_at_any_size_and_place_dark_or_light(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, given, told",
+    "module, given, told",
     [
         (ADDITION, "1000-1", "'1000-1' is not a sum of two numbers of one to three digits"),
         ("recipes.vision.lenet", "nowhere.png", "'nowhere.png' is not an image file that can be read"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(name, given, told):
+def test_what_makes_no_sense_is_refused_in_one_line(module, given, told):
     with pytest.raises(SystemExit, match=f"^[^\n]*{told}[^\n]*$"):
-        command_line.main(name, ["--try", given])
+        command_line.main(module, ["--try", given])
 
 
 def test_without_a_run_it_says_how_to_train(tmp_path):
-    with pytest.raises(SystemExit, match="no trained model in .*; train one with the same command without --try"):
+    with pytest.raises(
+        SystemExit, match="no trained model in .*; train one with `python -m recipes.seq2seq.addition --out .*`"
+    ):
         command_line.main(ADDITION, ["--try", "1+1", "--out", str(tmp_path)])
 
 
 def test_without_inputs_every_line_is_answered_and_a_mistake_ends_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("2+2\nnonsense\n10+1\n\n5+5\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("535+61\nnonsense\n217+628\n\n834+380\n"))
     command_line.main(ADDITION, ["--try"])
     printed = capsys.readouterr().out
-    assert "> 4\n" in printed and "'nonsense' is not a sum" in printed and printed.endswith("> 11\n> ")
+    assert "> 596\n" in printed and "'nonsense' is not a sum" in printed and printed.endswith("> 845\n> ")
 
 
 def test_predict_of_a_tiny_run_answers_every_input(recipe, keras_run, entry, hp, tmp_path):

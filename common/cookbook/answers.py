@@ -32,7 +32,7 @@ def split(field_name):
 
 
 def values(recorded, variant, metric):
-    """What was measured, one value per seed; of a record that kept the mean alone, that one."""
+    """The measured values, one per seed; where a record has only the mean, that alone."""
     run = recorded.get("variants", {}).get(variant) if variant else recorded
     if run is None:
         raise errors.RecipeError(f"the variant {variant!r} was not measured")
@@ -47,7 +47,7 @@ def values(recorded, variant, metric):
 
 
 def fill(promise, recorded):
-    """Every question with its answer; without results, each says that it is not measured yet."""
+    """Every question with its answer; "not measured yet" where there are no results."""
     asked = promise["answers"]
     return {
         question: Numbers(recorded).format(sentence) if recorded else UNMEASURED for question, sentence in asked.items()
@@ -64,7 +64,8 @@ def differs(promise, recorded, variant, metric):
     """Whether a variant's mean is off by more than the seeds explain, None if the record can't show that.
 
     Against the run's own seeds alone: by three standard deviations, or the promise's tolerance where one seed shows
-    none. Where the variant has three seeds too: by three standard errors of the difference.
+    none. Where the variant has three seeds too: by three standard errors of the difference. With three seeds, chance
+    alone passes the first in about one of eight comparisons and the second in one of twenty-five.
     """
     own, other = values(recorded, "", metric), values(recorded, variant, metric)
     difference = abs(statistics.fmean(own) - statistics.fmean(other))
@@ -78,15 +79,18 @@ def differs(promise, recorded, variant, metric):
 
 
 def complaints(promise, recorded):
-    """What is wrong with the answers, in words: numbers typed by hand, and claims that the figures do not support."""
+    """What is wrong with the answers, as messages: numbers typed in, and claims that the figures do not support."""
     found = []
     for question, sentence in promise["answers"].items():
-        typed = "".join(text for text, *_ in string.Formatter().parse(sentence))
-        # Settings ("200 steps") may be typed; what has decimals or is a percentage was measured.
-        found += [f"{question} holds the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
+        parts = list(string.Formatter().parse(sentence))
+        if sentence != UNMEASURED and not any(name for _, name, *_ in parts):
+            found.append(f"{question} is answered without a measured number")
+        typed = " ".join(text for text, *_ in parts)
+        # Settings ("200 steps") may be typed; decimals and percentages are taken to be measured.
+        found += [f"{question} contains the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
         verdicts = [differs(promise, recorded, *pair) for pair in compared(sentence)] if recorded else []
         if NO_DIFFERENCE in sentence and False not in verdicts:
             found.append(f"{question} says {NO_DIFFERENCE!r}, and no variant in the answer is that close")
         if NO_DIFFERENCE not in sentence and False in verdicts:
-            found.append(f"{question} claims a difference that lies within the spread of the seeds")
+            found.append(f"{question} claims a difference that is within the spread of the seeds")
     return found

@@ -1,4 +1,4 @@
-"""What is known about every recipe without importing it: docstring, promise, results. No TensorFlow here."""
+"""What can be read from every recipe without importing it: docstring, promise, results. No TensorFlow here."""
 
 import ast
 import dataclasses
@@ -43,28 +43,28 @@ class Entry:
         return self.constant("PROMISE")
 
     def constant(self, name, *default):
-        """A module-level literal of the recipe; `default` where it has none."""
+        """A module-level literal of the recipe; `default` if there is none."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
                 return ast.literal_eval(node.value)
         if default:
             return default[0]
-        raise errors.RecipeError(f"{self.path} assigns no literal to {name}")
+        raise errors.RecipeError(f"{self.path} must assign a literal to {name}")
 
     @property
     def pinned(self):
-        """The hyperparameters that a search leaves as they are: they change its cost, its task or its score's scale."""
+        """The hyperparameters that a search keeps fixed: they change its cost, its task or the scale of its score."""
         hyperparameters = {each.name for each in settings.declarations(self.tree)}
         return [name for name in ("epochs", "examples", *self.constant("PINNED", ())) if name in hyperparameters]
 
     @property
     def hyperparameters(self):
-        """Every hyperparameter with default, range and remark, as text."""
+        """Every hyperparameter with its default, range and comment, as text."""
         return settings.listing(self.tree, self.path.read_text(encoding="utf-8"))
 
     @property
     def example(self):
-        """What the docstring shows after `--try`, with a space before it; "" where it shows none."""
+        """The docstring's example input after `--try`, with a space before it; "" if there is none."""
         found = re.search(rf"python -m recipes\.{self.name} --try(.*)", self.docstring)
         return found[1] if found else ""
 
@@ -75,13 +75,13 @@ class Entry:
 
     @property
     def shows(self):
-        """What the recipe's pictures show, in a sentence."""
+        """What the recipe's plots show, in a sentence."""
         node = next(each for each in self.tree.body if getattr(each, "name", None) == "show")
         return ast.get_docstring(node).split("\n\n")[0].replace("\n", " ")
 
     @property
     def directory(self):
-        """Where a run leaves its files."""
+        """The output directory of a run."""
         return ROOT / "saved_models" / pathlib.Path(*self.name.split("."))
 
     @property
@@ -91,7 +91,7 @@ class Entry:
 
 
 def entries():
-    """All recipes, by chapter and name."""
+    """All recipes, sorted by chapter and name."""
     paths = sorted((ROOT / "recipes").glob("*/*.py"))
     return [Entry(f"{path.parent.name}.{path.stem}", path) for path in paths if not path.stem.startswith("_")]
 
@@ -100,7 +100,7 @@ def entry(name):
     """The recipe CHAPTER.NAME.
 
     Raises:
-        errors.RecipeError: there is none; names the known ones.
+        errors.RecipeError: there is no such recipe; the message lists the known ones.
     """
     known = {entry.name: entry for entry in entries()}
     if name not in known:
@@ -109,19 +109,23 @@ def entry(name):
 
 
 def write_fields(entry):
-    """Brings the docstring's Result and Answers up to date with the results file."""
+    """Updates the docstring's Result and Answers from the results file."""
     recorded = entry.results
     answered = answers.fill(entry.promise, recorded).items()
     text = entry.path.read_text(encoding="utf-8")
     updated = with_field(text, "Result", [results.result_line(recorded) if recorded else answers.UNMEASURED])
-    lines = [line for question, answer in answered for line in textwrap.wrap(f"{question} {answer}", 110)]
+    lines = [
+        line
+        for question, answer in answered
+        for line in textwrap.wrap(f"{question} {answer}", 110, break_on_hyphens=False)
+    ]
     updated = with_field(updated, "Answers", lines)
     if updated != text:
         entry.path.write_text(updated, encoding="utf-8")
 
 
 def with_field(text, label, lines):
-    """The text of a recipe whose docstring has `lines` beside the label."""
+    """The recipe's text with `lines` as the docstring's paragraph of this label."""
     pattern = re.compile(rf"^{label} +\S.*(?:\n {{10}}.*)*$", re.MULTILINE)
     if not pattern.search(text):
         raise errors.RecipeError(f"the docstring has no line that begins with {label!r}: {text.splitlines()[0]}")

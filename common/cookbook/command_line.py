@@ -1,4 +1,4 @@
-"""The command line of a recipe. TensorFlow is imported by the commands that need it, and `--help` is not among them."""
+"""The command line of a recipe. TensorFlow is imported only by the commands that need it, which `--help` does not."""
 
 import argparse
 import errno
@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import pathlib
+import shlex
 import sys
 
 from common.cookbook import catalogue, errors, results
@@ -14,25 +15,25 @@ TUNERS = ("random", "bayesian", "hyperband")
 
 
 def positive(text):
-    """The number that `--seeds` and `--search` take."""
+    """Parses the number that `--seeds` and `--search` take."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
 def parser(entry):
-    """The command line of one recipe."""
+    """The argument parser of one recipe."""
     parser = argparse.ArgumentParser(
         prog=f"python -m recipes.{entry.name}",
         description=entry.sentence,
-        epilog=f"hyperparameters, their defaults, and the values that --set takes:\n{entry.hyperparameters}",
+        epilog=f"hyperparameters, their defaults, and the values that --set allows:\n{entry.hyperparameters}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     tiny = results.assignments(entry.constant("TINY"))
-    add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="hyperparameters to change")
-    add("--seed", type=int, default=0, help="the (first) seed, 0 by default")
-    add("--seeds", type=positive, default=1, metavar="N", help="run N seeds and report mean and standard deviation")
+    add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="change hyperparameters; see below")
+    add("--seed", type=int, default=0, help="the (first) random seed, 0 by default")
+    add("--seeds", type=positive, default=1, metavar="N", help="train from N seeds; report mean and standard deviation")
     add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {tiny}")
     add("--resume", action="store_true", help="resume a run that was interrupted")
     if "predict" in {getattr(node, "name", None) for node in entry.tree.body}:
@@ -41,7 +42,7 @@ def parser(entry):
             nargs="*",
             dest="inputs",
             metavar="INPUT",
-            help="use the trained model; without INPUT, line by line",
+            help="apply the trained model to each INPUT; without any, interactively",
         )
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
     add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
@@ -51,9 +52,9 @@ def parser(entry):
 
 
 def prepare(command):
-    """What a command line `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
+    """Does what `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
 
-    Answers `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
+    Prints `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
 
     command: the words of the command line, `sys.orig_argv`.
     """
@@ -67,7 +68,7 @@ def prepare(command):
 
 
 def import_tensorflow_quietly():
-    """Imports TensorFlow while standard error is closed: what it logs on the way obeys none of its settings."""
+    """Imports TensorFlow with standard error redirected: no setting silences what it logs during the import."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -79,13 +80,13 @@ def import_tensorflow_quietly():
 
 
 def main(name, arguments=None):
-    """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports mistakes in a line."""
+    """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports errors in one line."""
     import tensorflow as tf
 
     entry = catalogue.entry(name.removeprefix("recipes."))
-    # The file runs as `__main__`; what it saves must name its classes as an import of it would.
+    # The file runs as `__main__`; what it saves must refer to its classes by the name of the imported module.
     recipe = importlib.import_module(name)
-    # Many fits in one run are no mistake, and TensorFlow warns that each is traced anew.
+    # Several fits in one run are intended, but TensorFlow would warn that each is traced again.
     tf.get_logger().setLevel("ERROR")
     options = parser(entry).parse_args(arguments)
     try:
@@ -99,7 +100,7 @@ def main(name, arguments=None):
 
 
 def folder(values):
-    """The name of the folder of a run with these hyperparameters; file systems take no more than 255 bytes."""
+    """The directory name of a run with these hyperparameters; file systems allow at most 255 bytes."""
     name = results.assignments(values).replace(" ", ",")
     return name if len(name) < 200 else f"{name[:190]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -117,7 +118,7 @@ def dispatch(entry, recipe, options):
     elif options.variants:
         runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
     elif getattr(options, "inputs", None) is not None:
-        trying.try_model(entry, recipe, out, options.inputs)
+        trying.try_model(recipe, out, options.inputs, run_command(entry, options))
     else:
         seeds = list(range(options.seed, options.seed + options.seeds))
         measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
@@ -126,14 +127,19 @@ def dispatch(entry, recipe, options):
         print(what_next(entry, options, out))
 
 
+def run_command(entry, options):
+    """The command that trains with these options, as one types it."""
+    same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
+    same += ["--seed", str(options.seed)] if options.seed else []
+    same += ["--out", str(options.out)] if options.out else []
+    return shlex.join(["python", "-m", f"recipes.{entry.name}", *same])
+
+
 def what_next(entry, options, out):
     """The commands that a finished run suggests."""
-    same = ["--tiny"] * options.tiny + (["--set", *options.set] if options.set else [])
-    same += ["--out", str(options.out)] if options.out else []
-    command = " ".join([f"python -m recipes.{entry.name}", *same])
-    lines = ["", "Next:"]
-    if options.tiny:
-        lines[0] = "\nThis was a tiny run: it shows that everything works, and its figures mean nothing."
+    command = run_command(entry, options)
+    tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
+    lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
     if hasattr(options, "inputs"):
         lines.append(f"  {command} --try{entry.example}")
     if entry.constant("VARIANTS", {}):

@@ -1,4 +1,4 @@
-"""Writes a recipe as a stand-alone file: its own code, below it what it names of `common`, and a plain main."""
+"""Writes a recipe as a stand-alone file: its own code, below it what it uses from `common`, and a plain main."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ from common.cookbook import catalogue, errors
 COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # Read only by the cookbook; a copy has none of them.
 DISTRIBUTIONS = {  # Import names that need lines of requirements.txt other than the one of their own name.
     "sklearn": ["scikit-learn"],
-    "keras": ["keras", "tensorflow"],  # Its backend, which a recipe need not import itself.
+    "keras": ["keras", "tensorflow"],  # The backend, which a recipe need not import itself.
     "keras_tuner": ["keras-tuner", "tensorboard"],
     "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],
 }
@@ -125,7 +125,7 @@ class Module:
         return "".join(self.lines[first : node.end_lineno]).rstrip()
 
     def body(self):
-        """Everything except imports, docstring, main guard and what belongs to the cookbook alone."""
+        """Everything except imports, docstring, main guard and what only the cookbook reads."""
         lines = list(self.lines)
         for node in self.tree.body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -142,7 +142,7 @@ def bound_names(assignment):
 
 
 def names_in(nodes):
-    """Every name that the statements read, those inside f-strings included."""
+    """Every name that the statements use, including those inside f-strings."""
     return {each.id for node in nodes for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
@@ -184,7 +184,7 @@ def gather(recipe):
 
 
 def shared_settings():
-    """The source of the functions that read `--set`, here and in every copy."""
+    """The source of the functions that parse `--set`, in the cookbook and in every copy."""
     settings = Module(catalogue.ROOT / "common" / "cookbook" / "settings.py")
     return [settings.source(node) for name in ("allowed", "set_values") for node in settings.definitions[name]]
 
@@ -215,10 +215,10 @@ def requirements(code, data=()):
 
 
 def docstring(entry, needed, target, recipe):
-    """The recipe's docstring with commands for the copy."""
+    """The recipe's docstring, with commands for the copy."""
     monitor = entry.promise["monitor"]
     choose = "max" if monitor["better"] == "higher" else "min"
-    before, commands, after = re.split(r"\n\n(    python -m .*(?:\n    .*)*)", entry.docstring.rstrip(), maxsplit=1)
+    before, after = re.split(r"\n\n    python -m .*(?:\n    .*)*", entry.docstring.rstrip(), maxsplit=1)
     if "validate" in recipe.definitions:
         score = f'hp = trial.hyperparameters\n            return validate(train(hp, 0), hp)["{monitor["metric"]}"]'
     else:
@@ -229,18 +229,15 @@ def docstring(entry, needed, target, recipe):
     search = SEARCH.format(metric=monitor["metric"], score=score, direction=choose, pinned=entry.pinned)
     install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)
     lines = [" \\\\\n        ".join(install), f"python {target.name} --seed 0"]
-    for line in re.findall(r"python -c .*", commands):  # "from recipes.seq2seq import chatbot; chatbot.chat(...)"
-        line = re.sub(r"from recipes\.\w+ import (\w+); \1", f"import {target.stem}; {target.stem}", line)
-        lines.append(re.sub(r"saved_models/\w+/\w+", target.stem, line))
     commands = "\n".join(f"    {line}" for line in lines)
     return f'"""{before}\n\n{commands}{after}\n\n{search}"""'
 
 
 def copy(entry, target):
-    """Writes the recipe to the file `target`, its TFDS builder beside it unless one of that name is there already.
+    """Writes the recipe to the file `target`, and its TFDS builder beside it unless one of that name already exists.
 
     Returns:
-        What was written, in words.
+        A message that says what was written.
 
     Raises:
         errors.RecipeError: the file exists already, is not a .py file name, or would hide a module.

@@ -8,10 +8,10 @@ from common.cookbook import answers, catalogue, results
 GENERATED = "<!-- Written by `python -m recipes table`. -->"
 HOW_MEASURED = """\
 Every figure is measured on the test split by the recipe itself and given as mean ± standard deviation over the seeds;
-`results.json` beside each picture records seeds, hyperparameters, machine and versions. Minutes are wall-clock time per
-run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
+`results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
+time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
 `python -m recipes verify CHAPTER.NAME` repeats a measurement."""
-SHOWN = "vision.lenet"  # Its network stands in the README.
+SHOWN = "recurrent.masking"  # The README shows its network.
 
 
 def chapters():
@@ -29,9 +29,7 @@ def title(chapter):
     return name, about
 
 
-def mark(passed):
-    """The sign in tables for a figure that was passed, or not reached."""
-    return "✓" if passed else "✗"
+MARKS = {"better": "✓", "equal": "≈", "worse": "✗"}
 
 
 def compact(entry):
@@ -42,7 +40,7 @@ def compact(entry):
         return f"{link} {answers.UNMEASURED}"
     goal = recorded["published"]
     compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
-    return f"{link} **{results.number(compared)}** ({results.number(goal['value'])} {mark(results.passed(recorded))})"
+    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
 
 
 def table():
@@ -59,7 +57,7 @@ def network(name):
 
 
 def between(text, name, content):
-    """The README's text with `content` between the marks `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
+    """The README's text with `content` between the comments `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
     before, rest = text.split(f"<!-- {name}: ")
     how, rest = rest.split(" -->\n", 1)
     after = rest.split(f"<!-- end of {name} -->")[1]
@@ -87,18 +85,20 @@ def comparison(entry):
         "|---|---|---|",
         f"| **this recipe**, {over} | **{results.spread(recorded['figure'])}** | {minutes(recorded)} |",
     ]
-    weaker = "" if results.beats_baseline(recorded) else " ✗ better than the network"
-    rows.append(
-        f"| baseline: {recorded['baseline']['name']} | {results.number(recorded['baseline']['value'])}{weaker} | |"
-    )
+    verdict = results.against_baseline(recorded)
+    loses = "" if verdict == "better" else f" {MARKS[verdict]}{results.LOSES[verdict].replace(':', '')}"
+    baseline = results.number(recorded["baseline"]["value"])
+    rows.append(f"| baseline: {promise['baseline']['name']} | {baseline}{loses} | |")
     goal = recorded["published"]
     here = (
-        f", {goal['metric'].replace('_', ' ')}: {results.number(recorded['metrics'][goal['metric']])} here"
+        f" (here {results.number(recorded['metrics'][goal['metric']])} {goal['metric'].replace('_', ' ')})"
         if "metric" in goal
         else ""
     )
-    reached = "✓ passed" if results.passed(recorded) else "✗ not reached"
-    rows.append(f"| published: {goal['source']}{here} | {results.number(goal['value'])} {reached} | |")
+    verdict = results.against_published(recorded)
+    reached = f"{MARKS[verdict]} {results.REACHED[verdict]}"
+    source = goal["source"] if goal["source"].startswith("the recipe's own") else f"published: {goal['source']}"
+    rows.append(f"| {source}{here} | {results.number(goal['value'])} {reached} | |")
     for name, variant in recorded.get("variants", {}).items():
         found = answers.values(recorded, name, metric)
         figure = results.spread(results.summary(found))

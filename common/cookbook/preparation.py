@@ -1,4 +1,4 @@
-"""Prepares a recipe's data before its seed is set, since preparing data changes the random state."""
+"""Prepares a recipe's data before the seed is set, since preparing data changes the random state."""
 
 import pathlib
 import random
@@ -11,9 +11,9 @@ from tensorflow_datasets.core.download import download_manager, resource
 
 from common.cookbook import errors
 
-# What a network or a disk can cause; anything else is a mistake in a builder, and no reason to skip its tests.
+# Errors of the network or the disk; any other is a bug in a dataset builder, and no reason to skip its tests.
 FAILURES = (OSError, tfds.download.DownloadError, download_manager.NonMatchingChecksumError)
-ENVIRONMENT = "environment/"  # What a recipe learns from by acting in it; there is nothing to prepare.
+ENVIRONMENT = "environment/"  # A reinforcement-learning environment; there is nothing to prepare.
 
 
 class Unavailable(errors.RecipeError):
@@ -23,7 +23,7 @@ class Unavailable(errors.RecipeError):
 def prepare(names):
     """Prepares the data sets that are not ready yet, in order; leaves the random state of Python and NumPy as it was.
 
-    names: those of TFDS ("mnist", "glue/sst2"), or of an environment ("environment/CartPole-v1").
+    names: of TFDS data sets ("mnist", "glue/sst2") or environments ("environment/CartPole-v1").
 
     Raises:
         Unavailable: a data set is not on this machine and cannot be downloaded.
@@ -39,17 +39,17 @@ def prepare(names):
 
 
 def prepare_one(name):
-    """Downloads and prepares a data set, having asked first whether that can succeed.
+    """Downloads and prepares a data set, after checking that the host can be reached.
 
-    TFDS itself tries ten times, for minutes, to reach a host that is not there.
+    TFDS itself retries an unreachable host ten times, for minutes.
 
     Raises:
-        Unavailable: names the data set, its size, where TFDS looks, and what to do.
+        Unavailable: the message names the data set, its size, where TFDS looks, and what to do.
     """
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
-        raise Unavailable(f"TFDS knows no data set {name!r}") from error
+        raise Unavailable(f"TFDS has no data set {name!r}") from error
     if pathlib.Path(builder.data_path, "dataset_info.json").exists():
         return
     downloads = pathlib.Path(builder.data_dir_root) / "downloads"
@@ -67,13 +67,13 @@ def prepare_one(name):
     except FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(
-            f"data set {name} ({size} to download) is not prepared in {builder.data_path} and could not be: {reason}; "
-            f"with a network run this again, or put the prepared folder there (TFDS_DATA_DIR names another place)"
+            f"data set {name} ({size} to download) is not in {builder.data_path} and could not be prepared: {reason}; "
+            f"rerun this with a network connection, or copy the prepared data there (or set TFDS_DATA_DIR)"
         ) from error
 
 
 def reach(url):
-    """Asks once whether a host answers; any answer will do."""
+    """Checks once that the host responds; any response will do."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
@@ -81,14 +81,14 @@ def reach(url):
 
 
 def describe(recipe):
-    """Version and number of examples of every split that the recipe names, by data set."""
+    """The version of each data set, and the number of examples in every split that the recipe names."""
     described = {}
     for name in recipe.PROMISE["data"]:
         if name.startswith(ENVIRONMENT):
             described[name] = {"splits": recipe.SPLITS}
             continue
         info = tfds.builder(name).info
-        # A data set from which another is made may have other splits.
+        # A data set that another is built from may have different splits.
         splits = {split: info.splits[part].num_examples for split, part in recipe.SPLITS.items() if has(info, part)}
         described[name] = {"version": str(info.version), "splits": splits}
     return described

@@ -1,4 +1,4 @@
-"""What a run measured: its results file, and the figures in words. No TensorFlow here."""
+"""What a run measured: its results file, and its figures as text. No TensorFlow here."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from common import files
 
 
 def read_json(path):
-    """What a JSON file holds, None if there is no such file."""
+    """The content of a JSON file, None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -23,7 +23,7 @@ def score(histories, monitor):
 
 
 def throughput(histories):
-    """Examples per second of every fit, by its median epoch."""
+    """Examples per second of every fit, the median over its epochs."""
     name = "examples_per_second"
     return {model: statistics.median(history[name]) for model, history in histories.items() if name in history}
 
@@ -60,15 +60,28 @@ def better(promise_or_results, value, other):
     return value > other if promise_or_results["figure"]["better"] == "higher" else value < other
 
 
-def passed(results):
-    """Whether the published figure was passed."""
+LOSES = {"better": "", "equal": ": as good as the network, within the spread", "worse": ": better than the network"}
+REACHED = {"better": "passed", "equal": "reached, within the spread", "worse": "not reached"}
+
+
+def verdict(results, name, value):
+    """How a metric compares with another value: "better", "worse", or "equal" within three standard deviations."""
+    figure = results["figure"]
+    own = results["metrics"][name]
+    if name == figure["name"] and abs(own - value) < 3 * figure["sd"]:
+        return "equal"
+    return "better" if better(results, own, value) else "worse"
+
+
+def against_published(results):
+    """The verdict on the published figure."""
     goal = results["published"]
-    return better(results, results["metrics"][goal.get("metric", results["figure"]["name"])], goal["value"])
+    return verdict(results, goal.get("metric", results["figure"]["name"]), goal["value"])
 
 
-def beats_baseline(results):
-    """Whether the figure is better than the baseline's."""
-    return better(results, results["figure"]["mean"], results["baseline"]["value"])
+def against_baseline(results):
+    """The verdict on the baseline's figure."""
+    return verdict(results, results["figure"]["name"], results["baseline"]["value"])
 
 
 def assignments(values):
@@ -84,7 +97,7 @@ def number(value):
 
 
 def spread(figure):
-    """A figure over its seeds: "0.9934 ± 0.0003", without the spread where one seed shows none."""
+    """A figure over its seeds: "0.9934 ± 0.0003", or without the spread if there is only one seed."""
     if len(figure["values"]) == 1:
         return number(figure["mean"])
     decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
@@ -92,7 +105,7 @@ def spread(figure):
 
 
 def published(promise_or_results):
-    """Where the published figure is from, and which metric it is compared with if not the promised figure."""
+    """The source of the published figure, and the metric it is compared with unless that is the recipe's figure."""
     told = promise_or_results["published"]
     return told["source"] + (f", {told['metric'].replace('_', ' ')}" if "metric" in told else "")
 
@@ -110,22 +123,22 @@ def result_line(results):
 
 
 def tolerance(results, promise):
-    """How far a figure may be off in `verify`: three standard deviations, or the recipe's own where that is wider."""
+    """How far a figure may be off in `verify`: three standard deviations, or the recipe's tolerance if wider."""
     return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
 
 
 def report(results, out):
-    """Prints the figure beside the baseline's and the published one."""
+    """Prints the figure with the baseline's and the published one."""
     figure, goal = results["figure"], results["published"]
     name = figure["name"].replace("_", " ")
     rows = [
-        (name, spread(figure), f"{figure['better']} is better, on test"),
+        (name, spread(figure), f"{figure['better']} is better, on the test split"),
         (
             "baseline",
             number(results["baseline"]["value"]),
-            results["baseline"]["name"] + ("" if beats_baseline(results) else ": better than the network"),
+            results["baseline"]["name"] + LOSES[against_baseline(results)],
         ),
-        ("published", number(goal["value"]), f"{published(results)}: {'passed' if passed(results) else 'not reached'}"),
+        ("published", number(goal["value"]), f"{published(results)}: {REACHED[against_published(results)]}"),
     ]
     rows += [(f"  {key.replace('_', ' ')}", number(value), "") for key, value in results["metrics"].items()]
     width = max(len(row[0]) for row in rows)
@@ -151,7 +164,7 @@ def record(results, out):
 
 
 def merge(first, rest):
-    """One record of the same variant's runs from further seeds, as `add_variant` takes it."""
+    """Joins the records of a variant's first seed and of its other seeds, in the form that `add_variant` takes."""
     by_seed = {name: [*values, *rest["metrics_by_seed"][name]] for name, values in first["metrics_by_seed"].items()}
     counts = len(first["seeds"]), len(rest["seeds"])
     mean = {

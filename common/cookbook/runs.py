@@ -17,17 +17,17 @@ from common.cookbook import answers, errors, preparation, results, settings
 
 
 def clocks():
-    """Wall-clock seconds, and CPU seconds of all cores together, which are the ones to compare on a shared machine."""
+    """Wall-clock seconds, and CPU seconds of all cores together; on a shared machine, compare the latter."""
     return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
 
 class Run:
-    """One training from one seed: its callbacks, and the time that it takes.
+    """One training run from one seed: its callbacks, and the time that it takes.
 
     out: the directory of the run's files.
     seed: the run's seed.
     histories: {seed: {model's name: {metric: one value per epoch}}}, filled as the run proceeds.
-    resume: continue what a killed run left.
+    resume: whether to continue from the backups of a killed run.
     """
 
     def __init__(self, out, seed, histories, resume):
@@ -48,7 +48,7 @@ class Run:
         ]
 
     def elapsed(self):
-        """The time that the run has taken, {"seconds", "cpu_seconds"}, including that before an interruption."""
+        """The time that the run has taken, {"seconds", "cpu_seconds"}, including the time before an interruption."""
         return {name: now - self.start[name] for name, now in clocks().items()}
 
     def rescue(self, path):
@@ -58,9 +58,9 @@ class Run:
         epochs = self.resume.load()["epochs"]
         model = self.resume.model
         if not getattr(model, "inputs", None):
-            return f"epoch {epochs} is kept in {self.resume.path}"
+            return f"epoch {epochs} is saved in {self.resume.path}"
         save_model(model, path)
-        return f"epoch {epochs} is kept in {path}"
+        return f"epoch {epochs} is saved in {path}"
 
 
 def save_model(model, path):
@@ -87,7 +87,7 @@ def write_history(path, histories):
 
 
 def machine():
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     processor = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -101,7 +101,7 @@ def machine():
 
 
 def versions():
-    """What a figure may depend on, besides the machine."""
+    """The package versions that a figure may depend on."""
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -114,16 +114,16 @@ def claim(out, entry, identity, resume, own):
     """Makes `out` ready for a run, or refuses.
 
     identity: what must be the same for a run to be resumed: recipe, hyperparameters, seeds.
-    own: whether `out` is the recipe's own directory, where results of other defaults may be replaced.
+    own: whether `out` is the recipe's default output directory, where results of earlier defaults may be replaced.
 
     Raises:
-        errors.RecipeError: the directory is another recipe's or another setting's, or there is nothing to resume.
+        errors.RecipeError: the directory contains a run of another recipe or setting, or there is nothing to resume.
     """
     recorded = results.read_json(out / "results.json")
     if recorded and recorded["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} holds results of {recorded['recipe']}: choose another --out")
+        raise errors.RecipeError(f"{out} contains results of {recorded['recipe']}: choose another --out")
     if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
-        raise errors.RecipeError(f"{out} holds results of other hyperparameters: choose another --out")
+        raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
     started = results.read_json(backup / "run.json")
     if resume and not started:
@@ -131,10 +131,10 @@ def claim(out, entry, identity, resume, own):
     if resume:
         for key, value in identity.items():
             if started[key] != value:
-                raise errors.RecipeError(f"{out} holds a run of {difference(key, started[key], value)}")
+                raise errors.RecipeError(f"{out} contains a run of {difference(key, started[key], value)}")
         return
     if started and started["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} holds an unfinished run of {started['recipe']}: choose another --out")
+        raise errors.RecipeError(f"{out} contains an unfinished run of {started['recipe']}: choose another --out")
     if started:
         previous = out / "backup-previous"
         shutil.rmtree(previous, ignore_errors=True)
@@ -144,15 +144,15 @@ def claim(out, entry, identity, resume, own):
 
 
 def difference(key, started, given):
-    """Says in words why a run can't be resumed."""
+    """Explains why a run can't be resumed."""
     if key != "hyperparameters":
-        return f"{key} {started}, not {given}: give the same, or another --out"
+        return f"{key} {started}, not {given}: use the same, or choose another --out"
     changed = [name for name in given if started.get(name) != given[name]]
-    return "; ".join(f"{name}={started.get(name)}, not {given[name]}" for name in changed) + ": give the same --set"
+    return "; ".join(f"{name}={started.get(name)}, not {given[name]}" for name in changed) + ": use the same --set"
 
 
 def validation_score(recipe, model, hp, histories):
-    """What a search compares: the best epoch's monitored value, or, without a fit, the recipe's own validation."""
+    """What a search compares: the best epoch's monitored value or, without a fit, the result of `recipe.validate`."""
     monitor = recipe.PROMISE["monitor"]
     if hasattr(recipe, "validate"):
         return float(recipe.validate(model, hp)[monitor["metric"]])
@@ -160,10 +160,10 @@ def validation_score(recipe, model, hp, histories):
 
 
 def execute(entry, recipe, values, seeds, out, resume=False, own=False):
-    """Trains and evaluates one run per seed; keeps the first seed's model and pictures.
+    """Trains and evaluates one run per seed; saves the first seed's model and plots.
 
     Returns:
-        The results, which `run.json` holds from then on.
+        The results, which are also written to `run.json`.
     """
     hp = settings.build(recipe.configure, values)
     promise = recipe.PROMISE
@@ -177,7 +177,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         try:
             model = recipe.train(hp, seed, run.callbacks)
         except KeyboardInterrupt:
-            message = f"stopped; {run.rescue(out / 'model.keras')}; --resume goes on"
+            message = f"stopped; {run.rescue(out / 'model.keras')}; --resume continues the run"
             raise errors.RecipeError(message) from None
         except callbacks.Diverged as error:
             raise errors.RecipeError(f"{error}; {run.rescue(out / 'model.keras')}") from None
@@ -211,9 +211,9 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
 
 
 def keep(out, recipe, model, hp, histories):
-    """Saves model, vocabulary, learning curve, and the recipe's own pictures and samples.
+    """Saves the model, its vocabulary, the learning curve, and the recipe's own plots and samples.
 
-    model: what `train` returned: a Keras model; several by name, one of them "model"; or what `save` can save.
+    model: what `train` returned: a Keras model; several by name, one of them "model"; or what its `save` takes.
     """
     if hasattr(recipe, "save"):
         recipe.save(model, out)
@@ -227,6 +227,8 @@ def keep(out, recipe, model, hp, histories):
     own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
     if len(own.get("loss", [])) > 2:  # One or two points are no curve.
         shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
+    for stale in out.glob("*.png"):  # Of an earlier run, which may have drawn others.
+        stale.unlink()
     for name, each in shown.items():
         if isinstance(each, str):
             files.write_text(out / f"{name}.txt", each + "\n")
@@ -238,10 +240,10 @@ def keep(out, recipe, model, hp, histories):
 def compare_variants(entry, recipe, values, seed, out, resume):
     """Trains the recipe's variants and adds their figures to `results.json`.
 
-    Each is trained from `seed`, and from the run's other seeds too if its figure lies within the spread of the run's.
+    Each is trained from `seed`, and from the run's other seeds too if its figure is within the spread of the run's.
 
     values: hyperparameters of the run in `out`, of which each variant changes some.
-    resume: continue the variant that was killed, and skip those that were compared before it.
+    resume: whether to continue the variant that was killed, and skip those that were finished before it.
     """
     recorded = results.read_json(out / "results.json")
     hp = settings.build(recipe.configure, values)
@@ -264,7 +266,7 @@ def compare_variants(entry, recipe, values, seed, out, resume):
         print(f"\nVariant: {name} ({results.assignments(changed)})")
         variant, folder = recorded.get("variants", {}).get(name, {}), name.replace(" ", "_")
         if resume and variant.get("values") == changed and seed in variant["seeds"] and "metrics_by_seed" in variant:
-            print(f"compared before the interruption, seeds {variant['seeds']}")
+            print(f"already compared before the interruption, seeds {variant['seeds']}")
         else:
             variant = train(name, [seed], folder)
             recorded = results.add_variant(out, name, changed, variant)
@@ -282,7 +284,7 @@ def verify(entry, recipe):
     if not recorded:
         raise errors.RecipeError(f"{entry.name} has no recorded results to verify")
     if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
-        raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it anew")
+        raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it again")
     again = execute(entry, recipe, {}, recorded["seeds"][:1], entry.directory / "verify", own=True)
     tolerance = results.tolerance(recorded, recipe.PROMISE)
     found, mean = again["figure"]["mean"], recorded["figure"]["mean"]

@@ -1,4 +1,4 @@
-"""Searches a recipe's hyperparameters with KerasTuner; every trial is a plain run."""
+"""Searches a recipe's hyperparameters with KerasTuner; every trial trains as a plain run does."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from common.cookbook import errors, preparation, results, runs, settings
 
 
 class DefaultsFirst:
-    """An oracle whose trial 0 has the recipe's defaults."""
+    """A KerasTuner oracle whose trial 0 uses the recipe's defaults."""
 
     def populate_space(self, trial_id):
         response = super().populate_space(trial_id)
@@ -22,7 +22,7 @@ class DefaultsFirst:
 
 
 class Random(DefaultsFirst, keras_tuner.oracles.RandomSearchOracle):
-    """Draws every trial anew."""
+    """Draws every trial at random."""
 
 
 class Bayesian(DefaultsFirst, keras_tuner.oracles.BayesianOptimizationOracle):
@@ -37,7 +37,7 @@ ORACLES = {"random": Random, "bayesian": Bayesian, "hyperband": Hyperband}
 
 
 class Search(keras_tuner.Tuner):
-    """Runs `recipe.train` once per trial, so that a plain run with a trial's values and seed gives its score."""
+    """Runs `recipe.train` once per trial, so that a plain run with a trial's values and seed reproduces its score."""
 
     def __init__(self, recipe, seed, **arguments):
         self.recipe, self.seed = recipe, seed
@@ -63,7 +63,7 @@ class Search(keras_tuner.Tuner):
 
 
 def trial_values(recipe, trial):
-    """A trial's hyperparameters; Hyperband's number of epochs takes the place of the recipe's."""
+    """A trial's hyperparameters; Hyperband's number of epochs replaces the recipe's."""
     known = [each.name for each in recipe.configure(keras_tuner.HyperParameters()).space]
     values = {name: value for name, value in trial.hyperparameters.values.items() if name in known}
     if "tuner/epochs" in trial.hyperparameters.values:
@@ -72,7 +72,7 @@ def trial_values(recipe, trial):
 
 
 def search_space(entry, recipe, values):
-    """The recipe's hyperparameters, with `values` and the pinned ones the same in all trials."""
+    """The recipe's hyperparameters, with `values` and the pinned ones fixed across trials."""
     hp = keras_tuner.HyperParameters()
     defaults = recipe.configure(keras_tuner.HyperParameters())
     fixed = {name: defaults[name] for name in entry.pinned}
@@ -88,11 +88,11 @@ def make_oracle(kind, space, promise, trials, seed):
         "objective": keras_tuner.Objective(promise["monitor"]["metric"], direction),
         "hyperparameters": space,
         "seed": seed + 1,  # KerasTuner treats 0 as no seed at all.
-        "max_consecutive_failed_trials": trials + 1,  # Three that diverge in a row would end the search for good.
+        "max_consecutive_failed_trials": trials + 1,  # By default, three in a row that diverge would end the search.
     }
     if kind == "hyperband":
         if "epochs" not in space.values:
-            raise errors.RecipeError("hyperband varies the epochs, and this recipe has none: choose another --tuner")
+            raise errors.RecipeError("hyperband varies epochs, and this recipe has none: choose another --tuner")
         oracle = Hyperband(max_epochs=space["epochs"], hyperband_iterations=trials, **common_arguments)
         oracle.max_trials = trials
         return oracle
@@ -102,27 +102,27 @@ def make_oracle(kind, space, promise, trials, seed):
 def search(entry, recipe, values, options, directory):
     """Searches, or resumes the search in `directory`, and reports the best values.
 
-    values: hyperparameters that all trials share.
+    values: hyperparameters that are fixed across trials.
     options: the command line's `search` (number of trials), `tuner` and `seed`.
 
     Raises:
-        errors.RecipeError: the directory holds a search of another space or seed.
+        errors.RecipeError: the directory contains a search with another space or seed.
     """
     space = search_space(entry, recipe, values)
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
     started = results.read_json(directory / "space.json")
     if started and started != identity:
         raise errors.RecipeError(
-            f"{directory} holds a search of another space or seed: choose another --out, or delete it"
+            f"{directory} contains a search with another space or seed: choose another --out, or delete it"
         )
     files.write_json(directory / "space.json", identity)
-    print(f"The search is kept in {directory}; the same command resumes it.")
+    print(f"The search is saved in {directory}; the same command resumes it.")
     preparation.prepare(recipe.PROMISE["data"])
     oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
     oracle.verbose = 0
     tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
     if oracle.remaining_trials() == 0:
-        print("All its trials are done: nothing is run again.")
+        print("All trials are already done; nothing is run again.")
     tuner.search()
     if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "chief"):
         summarize(recipe, oracle, options.seed, directory)
@@ -140,8 +140,8 @@ def summarize(recipe, oracle, seed, directory):
         print(f"{trial.trial_id:>5}  {told:>16}  {results.assignments(shown)}")
     finished = [trial for trial in trials if trial.score is not None]
     if not finished:
-        told = (trials[-1].message or "no more").strip().splitlines()[-1]  # Of a traceback the error alone.
-        raise errors.RecipeError(f"no trial succeeded; the last one said: {told}")
+        told = (trials[-1].message or "no more").strip().splitlines()[-1]  # The last line of a traceback.
+        raise errors.RecipeError(f"no trial succeeded; the last one failed with: {told}")
     best = oracle.get_best_trials(1)[0]
     picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
     picture.savefig(directory / "search.png")

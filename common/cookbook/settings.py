@@ -42,7 +42,7 @@ def set_values(hp, assignments):
 
 
 class Declarations:
-    """Stands in for KerasTuner's `HyperParameters` where `configure` is only read, not searched."""
+    """Stands in for KerasTuner's `HyperParameters` when `configure` is only listed, not searched."""
 
     def __init__(self):
         self.space = []
@@ -63,13 +63,13 @@ class Declarations:
 
 
 def declarations(tree):
-    """The hyperparameters that the module `tree` declares in `configure`, whose code runs on its literals alone."""
+    """The hyperparameters that the module `tree` declares in `configure`, which may use only the module's literals."""
     namespace = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "configure":
             exec(compile(ast.Module([node], []), "configure", "exec"), namespace)  # noqa: S102
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            # Of a table by name ("lstm": layers.LSTM) the names are literals; what else is none doesn't matter here.
+            # In a dictionary such as {"lstm": layers.LSTM}, the keys are literals; other non-literals are skipped.
             literal = ast.Tuple(node.value.keys) if isinstance(node.value, ast.Dict) else node.value
             with contextlib.suppress(ValueError):
                 namespace[node.targets[0].id] = ast.literal_eval(literal)
@@ -92,21 +92,22 @@ def remarks(source):
 
 
 def listing(tree, source):
-    """Every hyperparameter with its default, range and remark: the end of `--help`."""
+    """Every hyperparameter with its default, range and comment: the end of `--help`."""
     space, told = declarations(tree), remarks(source)
     width = max(len(each.name) for each in space)
     lines = []
     for each in space:
-        lines.append(f"  {each.name:{width}}  {each.default!s:8}  {allowed(each)}")
+        default = str(each.default).lower() if isinstance(each.default, bool) else str(each.default)
+        lines.append(f"  {each.name:{width}}  {default:8}  {allowed(each)}")
         lines += textwrap.wrap(told[each.name], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
 def parse(configure, assignments):
-    """Reads `name=value` texts.
+    """Parses `name=value` texts.
 
     Returns:
-        Dictionary of the values, each of its hyperparameter's type.
+        Dictionary of the values, each with the type of its hyperparameter.
 
     Raises:
         errors.RecipeError: an unknown name, or a value that is not allowed.
@@ -120,7 +121,7 @@ def parse(configure, assignments):
 
 
 def build(configure, values):
-    """Fresh HyperParameters with the recipe's defaults, some replaced by `values`."""
+    """New HyperParameters with the recipe's defaults, some replaced by `values`."""
     import keras_tuner
 
     hp = keras_tuner.HyperParameters()

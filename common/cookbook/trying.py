@@ -1,31 +1,22 @@
-"""`--try`: uses what a run trained on inputs of one's own."""
+"""`--try`: applies a trained model to the user's own inputs."""
 
 import keras
 
 from common.cookbook import errors
 
 
-class Assets(dict):
-    """{file name: text} of the files beside a model, each read when it is asked for."""
-
-    def __init__(self, directory):
-        super().__init__()
-        self.directory = directory
-
-    def __missing__(self, name):
-        return (self.directory / name).read_text(encoding="utf-8")
-
-
-def try_model(entry, recipe, directory, inputs):
-    """Prints what the model in `directory` answers to each of `inputs`, or, without any, to every line typed.
+def try_model(recipe, directory, inputs, command):
+    """Prints the output of the model in `directory` for each of `inputs` or, without any, for every line typed.
 
     Raises:
-        errors.RecipeError: there is no model, or the recipe refuses an input.
+        errors.RecipeError: there is no model, or the recipe rejects an input.
     """
     path = directory / "model.keras"
     if not path.exists():
-        raise errors.RecipeError(f"no trained model in {directory}; train one with the same command without --try")
-    model, assets = keras.models.load_model(path), Assets(directory)
+        raise errors.RecipeError(f"no trained model in {directory}; train one with `{command}`")
+    model = keras.models.load_model(path)
+    texts = (each for each in directory.iterdir() if each.suffix in (".txt", ".json", ".csv"))
+    assets = {each.name: each.read_text(encoding="utf-8") for each in texts}
     if not inputs:
         return converse(recipe, model, assets)
     try:
@@ -35,8 +26,8 @@ def try_model(entry, recipe, directory, inputs):
 
 
 def converse(recipe, model, assets):
-    """Answers line by line until an empty one. `predict` gets all lines so far, which are the turns of a dialogue."""
-    print("Type an input and press Enter; an empty line ends.")
+    """Answers each line until an empty one. `predict` gets all lines so far, which may be the turns of a dialogue."""
+    print("Type an input and press Enter; an empty line quits.")
     lines = []
     while line := ask():
         try:
@@ -47,8 +38,8 @@ def converse(recipe, model, assets):
 
 
 def ask():
-    """The next line, "" at the end of the input."""
+    """The next line; "" at the end of the input."""
     try:
         return input("> ").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return ""

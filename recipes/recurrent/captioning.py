@@ -1,16 +1,18 @@
-"""A GRU attends to a picture of handwritten digits and describes in words which digit is where.
+"""A GRU attends to an image of handwritten digits and describes in words which digits it shows, and where.
 
 Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 of CPU) on 1 core
-Baseline  the caption of the nearest training picture
+Baseline  the caption of the nearest training image
 Published 0.95 exact match: the recipe's own aim, since no figure is published for synthetic data
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
-          https://arxiv.org/abs/1502.03044, soft attention; here a GRU for the LSTM, an encoder trained from scratch,
-          a learned bias for the place of each cell, and no gate on the context nor doubly stochastic attention.
-Answers   Can it caption pairs of digits that training never showed in that relation? What does attention add to one
-          vector for the whole picture? What does each word attend to? Do longer captions fail more often?
+          https://arxiv.org/abs/1502.03044, with soft attention. Here a GRU replaces the LSTM, the encoder is trained
+          from scratch, a bias encodes each cell's position, and there is no gate nor doubly stochastic attention.
+Answers   What does attention add? 95.7% of the captions are right instead of 79.7%.
+          Which captions need it most? Long ones: with four digits 94.0% are right instead of 58.2%.
+          Does it describe unseen pairs of digits? Yes, 93.7% of their captions are right.
 
     python -m recipes.recurrent.captioning
-    python -m recipes.recurrent.captioning --set units=256 --seed 1
+    python -m recipes.recurrent.captioning --set attention=false
+    python -m recipes.recurrent.captioning --try digits.png
 """
 
 import functools
@@ -20,14 +22,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers, ops
-from matplotlib.colors import to_rgb
 from sklearn.neighbors import NearestNeighbors
 
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.datasets import mnist_scenes
 from common.decoding import greedy
-from common.plots import VALIDATION, image_grid
+from common.plots import new
 from common.text import shift_right
 
 PROMISE = {
@@ -35,8 +36,18 @@ PROMISE = {
     "monitor": {"metric": "val_token_accuracy", "better": "higher"},
     "baseline": {"metric": "nearest_exact_match", "name": "caption of the nearest training picture"},
     "published": {"value": 0.95, "source": "the recipe's own aim"},
-    "data": ["mnist", "mnist_scenes"],  # The scenes are composed of mnist digits.
+    "data": ["mnist", "mnist_scenes"],  # The scenes are composed of MNIST digits.
     "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
+    "answers": {
+        "What does attention add?": (
+            "{exact_match:.1%} of the captions are right instead of {one vector for the picture/exact_match:.1%}."
+        ),
+        "Which captions need it most?": (
+            "Long ones: with four digits {exact_match_4_digits:.1%} are right instead of "
+            "{one vector for the picture/exact_match_4_digits:.1%}."
+        ),
+        "Does it describe unseen pairs of digits?": "Yes, {exact_match_unseen_pairs:.1%} of their captions are right.",
+    },
 }
 TINY = {"examples": 70, "epochs": 2, "filters": 8, "units": 32}
 VARIANTS = {"one vector for the picture": {"attention": False}}
@@ -46,15 +57,15 @@ SPLITS = {name: name for name in ("train", "validation", "validation_unseen", "t
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 WORDS = ["", "<start>", "a", "an", *DIGITS, "left", "of", "above", "<end>"]  # A token is an index; 0 is padding.
 START, END = 1, len(WORDS) - 1
-LENGTH = 15  # "a one left of a two left of a three left of a four", and the end token.
+LENGTH = 15  # "a one left of a two left of a three left of a four" and the end token.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 25_000, default=25_000)  # Read from each split at most.
+    hp.Int("examples", 64, 25_000, default=25_000)  # Images read from each split, at most.
     hp.Int("epochs", 1, 40, default=8)
-    hp.Int("batch_size", 16, 256, step=16, default=32)  # Small: attention takes many steps to find its way.
-    hp.Int("filters", 8, 64, step=8, default=16)  # Of the first convolution; the later ones have 2 and 4 times as many.
+    hp.Int("batch_size", 16, 256, step=16, default=32)  # Small, since attention needs many updates to emerge.
+    hp.Int("filters", 8, 64, step=8, default=16)  # In the first convolution; 2 and 4 times as many in the next.
     hp.Int("units", 32, 512, step=32, default=128)
     hp.Boolean("attention", default=True)  # False gives the decoder one vector for the whole image at every step.
     hp.Float("dropout", 0.0, 0.7, default=0.2)
@@ -64,7 +75,7 @@ def configure(hp):
 
 
 def build_model(hp):
-    """Teacher forcing: (image (B, 64, 64, 1), caption shifted right (B, T)) to logits (B, T, V)."""
+    """With teacher forcing: (image (B, 64, 64, 1), caption shifted right (B, T)) to logits (B, T, V)."""
     units = hp["units"]
     images = keras.Input((64, 64, 1), dtype="uint8", name="images")
     shifted = keras.Input((LENGTH,), dtype="int32", name="shifted_caption")
@@ -80,8 +91,8 @@ def build_model(hp):
     cells = encode(hp, images)
     hidden_state = layers.Dense(units, activation="tanh", name="first_state")(ops.mean(cells, axis=1))
     logits = []
-    for position in range(LENGTH):
-        step_logits, hidden_state, _ = write(layer, shifted[:, position], hidden_state, cells)
+    for word in ops.unstack(shifted, LENGTH, axis=1):
+        step_logits, hidden_state, _ = write(layer, word, hidden_state, cells)
         logits.append(step_logits)
     model = keras.Model([images, shifted], ops.stack(logits, axis=1), name="captioning")
     model.compile(
@@ -94,7 +105,7 @@ def build_model(hp):
 
 
 def encode(hp, images):
-    """From images (B, 64, 64, 1) to their 8 x 8 cells (B, cells, units); without attention, to a single cell."""
+    """From images (B, 64, 64, 1) to their 8 x 8 cells (B, 64, units); without attention, to a single cell."""
     hidden = layers.Rescaling(1 / 255)(images)
     for factor, kernel_size in ((1, 5), (2, 3), (4, 3)):
         hidden = layers.Conv2D(factor * hp["filters"], kernel_size, padding="same", use_bias=False)(hidden)
@@ -105,7 +116,7 @@ def encode(hp, images):
     hidden = layers.Conv2D(hp["units"], 3, padding="same", activation="relu")(hidden)
     count = 64 if hp["attention"] else 1
     hidden = layers.Dropout(hp["dropout"])(layers.Reshape((count, -1))(hidden))
-    # Every cell has a bias of its own that encodes its position: attention itself sees no order.
+    # Every cell has a bias of its own that encodes its position, to which attention itself is blind.
     places = keras.initializers.RandomNormal(stddev=0.5)
     cells = layers.EinsumDense(
         "bcf,fu->bcu", (count, hp["units"]), activation="relu", bias_axes="cu", bias_initializer=places, name="cells"
@@ -114,16 +125,13 @@ def encode(hp, images):
 
 
 def write(layer, words, hidden_state, cells):
-    """Reads a word (B,) and attends to the cells: logits (B, V), next state (B, units), attention (B, cells).
-
-    layer: a function from a layer's name to the layer.
-    """
+    """A decoder step; `layer` returns a layer by name: logits (B, V), state (B, units), attention (B, cells)."""
     word = layer("words")(words)
-    query = layer("query")(ops.concatenate([word, hidden_state], axis=-1))[:, None]  # (B, 1, units)
+    query = ops.expand_dims(layer("query")(ops.concatenate([word, hidden_state], axis=-1)), 1)  # (B, 1, units)
     context, attention = layer("attention")([query, cells], return_attention_scores=True)
-    context = layer("decoder_dropout")(context[:, 0])
+    context = layer("decoder_dropout")(ops.squeeze(context, 1))
     hidden_state, _ = layer("decoder")(ops.concatenate([word, context], axis=-1), [hidden_state])
-    return layer("logits")(ops.concatenate([hidden_state, context], axis=-1)), hidden_state, attention[:, 0]
+    return layer("logits")(ops.concatenate([hidden_state, context], axis=-1)), hidden_state, ops.squeeze(attention, 1)
 
 
 @functools.cache
@@ -161,7 +169,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test images whose whole caption is right, overall and by number of digits, and the baseline's."""
+    """The share of test images whose whole caption is right, in all and by the number of digits, and the baseline's."""
     results = {}
     for split, name in (("test", ""), ("test_unseen", "_unseen_pairs")):
         images, captions = read(split, hp["examples"])
@@ -175,7 +183,7 @@ def evaluate(model, hp):
 
 
 def nearest_captions(hp, images):
-    """The baseline: for each image the caption of the nearest training image, both scaled down to a quarter."""
+    """The baseline: for each image the caption of the nearest training image, both reduced to 16 x 16."""
     known, captions = read("train", hp["examples"])
     small, known_small = (each.reshape(-1, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(-1, 256) for each in (images, known))
     nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(known_small)
@@ -183,58 +191,65 @@ def nearest_captions(hp, images):
 
 
 def caption(model, images):
-    """Describes images (N, 64, 64, 1), uint8, in words, always writing the likeliest one: a list of str."""
+    """Describes images (N, 64, 64, 1), uint8, with the most probable word at every step: a list of str."""
+    cells, first_state = see(model, images)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 64, 64, 1), tf.uint8)])
-    def write_all(images):
-        cells, first_state = see(model, images)
+    def step(tokens, states):
+        logits, hidden_state, _ = write(model.get_layer, tokens, *states)
+        return tf.nn.log_softmax(logits), [hidden_state, states[1]]
 
-        def step(tokens, states):
-            logits, hidden_state, _ = write(model.get_layer, tokens, states[0], cells)
-            return tf.nn.log_softmax(logits), [hidden_state]
-
-        return greedy(step, tf.fill(tf.shape(images)[:1], START), [first_state], LENGTH, END)
-
-    written = np.concatenate([write_all(batch) for batch in np.split(images, range(500, len(images), 500))])
+    written = greedy(step, tf.fill(len(images), START), [first_state, cells], LENGTH, END).numpy()
     return [" ".join(WORDS[token] for token in row if 0 < token < END) for row in written]
 
 
 def see(model, images):
-    """The images' cells (B, cells, units), and the decoder's first state (B, units)."""
+    """The images' cells (N, cells, units) and the decoder's first state (N, units)."""
     outputs = [model.get_layer(name).output for name in ("cells", "first_state")]
-    return keras.Model(model.inputs[0], outputs)(images, training=False)
+    encoder = keras.Model(model.inputs[0], outputs)
+    batches = [encoder(batch, training=False) for batch in np.split(images, range(250, len(images), 250))]
+    return [np.concatenate(each) for each in zip(*batches)]
 
 
-def attention_maps(model, image, words):
-    """What the decoder attended to in an image (64, 64, 1) before it wrote each of `words`: (words, 8, 8)."""
-    cells, hidden_state = see(model, image[None])
-    maps = []
-    for word in ["<start>", *words[:-1]]:
-        _, hidden_state, attention = write(model.get_layer, tf.constant([WORDS.index(word)]), hidden_state, cells)
-        maps.append(attention[0])
-    side = int(cells.shape[1] ** 0.5)
-    return np.reshape(maps, (-1, side, side))
+def predict(model, assets, inputs):
+    """Describes images: each input is the path of an image file, each output a caption.
+
+    An image has two to four digits in rows, light on dark or dark on light. It is resized to 64 x 64 pixels, of which a
+    digit should take about 14 x 14. There are no assets. Raises ValueError for a file that is not an image.
+
+        model = keras.models.load_model("model.keras")
+        assets = {}
+        predict(model, assets, ["digits.png"])
+    """
+    images = []
+    for path in inputs:
+        try:
+            image = keras.utils.load_img(path, "grayscale", target_size=(64, 64), interpolation="lanczos")
+        except OSError as error:
+            raise ValueError(f"{path!r} is not an image file that can be read") from error
+        pixels = keras.utils.img_to_array(image)
+        images.append(np.abs(pixels - np.median(pixels)).astype("uint8"))  # Light on black, as in training.
+    return caption(model, np.stack(images))
 
 
 def show(model, hp):
-    """Attention on images with a short, a medium and a long caption, pairs unseen in training, and wrong captions."""
+    """Attention on an image with a short caption and on one with a long caption, and the first captions."""
     images, captions = read("validation_unseen", hp["examples"])
     written = caption(model, images)
-    panels, titles = np.ones((3, LENGTH, 64, 64, 3)), np.full((3, LENGTH), "", dtype=object)
-    chosen = np.argsort(np.char.str_len(captions), kind="stable")[[0, len(captions) // 2, -1]]
-    for row, index in enumerate(chosen):
-        words = [*written[index].split(), "<end>"][:LENGTH]
-        maps = attention_maps(model, images[index], words)
-        scale = 64 // maps.shape[1]
-        # A third of the attention already gives full colour; it tints the image like a filter on a lens.
-        opacity = np.minimum(1.0, 3.0 * maps).repeat(scale, axis=1).repeat(scale, axis=2)[..., None]
-        paper = 0.95 - 0.95 * images[index] / 255
-        panels[row, : len(words)] = paper * (1 - opacity * (1 - np.array(to_rgb(VALIDATION))))
-        titles[row, : len(words)] = words
-    picture = image_grid(panels.reshape(-1, 64, 64, 3), titles.ravel(), LENGTH, "What it attends to before each word")
-    wrong = np.flatnonzero(written != captions)[:10]
-    mistakes = [f"right    {captions[index]}\nwritten  {written[index]}" for index in wrong]
-    return {"attention": picture, "mistakes": "\n\n".join(mistakes)}
+    picture, axes = new(9, 4.2, rows=3, columns=8, subplot_kw={"frame_on": False, "xticks": [], "yticks": []})
+    picture.suptitle("What the decoder attends to before it writes each word")
+    shortest, *_, longest = np.argsort(np.char.str_len(captions), kind="stable")
+    for index, places in ((shortest, axes[0]), (longest, axes[1:].ravel())):
+        cells, hidden_state = see(model, images[index : index + 1])
+        words = ["<start>", *written[index].split(), "<end>"]
+        for ax, before, word in zip(places, words, words[1:]):
+            token = tf.constant([WORDS.index(before)])
+            _, hidden_state, attention = write(model.get_layer, token, hidden_state, cells)
+            weights = np.reshape(attention, 2 * [int(cells.shape[1] ** 0.5)])  # (8, 8)
+            colours = ax.imshow(weights, "Oranges", vmin=0, vmax=0.6, extent=(0, 64, 64, 0))
+            ax.imshow(images[index], "gray_r", alpha=images[index, ..., 0] / 255, extent=(0, 64, 64, 0))
+            ax.set_title(word)
+    picture.colorbar(colours, ax=axes, label="attention weight of a cell", extend="max")
+    return {"attention": picture, "captions": "\n".join(written[:8])}
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
-"""A GRU reads three weeks of ETTh1, one day per step, and forecasts the next 96 hours of all seven curves.
+"""A GRU reads three weeks of seven transformer measurements, one day per step, and forecasts the next 96 hours.
 
 Result    mse 0.3566 ± 0.0003 over 3 seeds, 2.1 minutes a run (1.5 of CPU) on 1 core
-Baseline  least squares on the same look-back; also two forecasts without training: the last hour or last day, repeated
+Baseline  least squares on the same look-back; also two forecasts without training: repeating the last hour or last day
 Published MSE 0.375, DLinear with a look-back of 336 hours; here it is 504 (Zeng, Chen, Zhang, Xu: Are Transformers
           Effective for Time Series Forecasting?, 2022, https://arxiv.org/abs/2205.13504)
 Paper     Lin, Lin, Wu, Zhao, Mo, Zhang: SegRNN, 2023, https://arxiv.org/abs/2308.11200. As there, each time step is a
-          segment, and the last hour is subtracted; but one Dense layer outputs all 96 hours, where SegRNN's GRU takes
-          a step per segment. The autoregressive variant is what the paper calls recurrent multi-step forecasting.
-Answers   not measured yet
+          segment, and the last hour is subtracted; but here one Dense layer outputs all 96 hours, whereas SegRNN's GRU
+          takes one step per segment. The autoregressive variant is the paper's recurrent multi-step forecasting.
+Answers   Does a recurrent network beat a linear model? Yes: its mean squared error is 0.357, that of least squares
+          0.366; repeating the last day gives 0.512.
+          Is it better to forecast all hours at once, or day by day from the network's own forecasts? At once, by a
+          small margin: 0.3566 against 0.3588.
+          GRU or LSTM? With the same number of units, the GRU: 0.3566 against 0.3620.
+          Do subtracting the last hour and a longer look-back help? Yes: MSE is 0.3594 without the subtraction, 0.3680
+          with 4 days instead of 21, and 0.3566 with both.
+          How does the error grow from day to day? From 0.29 on the first day ahead to 0.35, 0.38 and 0.41.
 
     python -m recipes.recurrent.forecasting
     python -m recipes.recurrent.forecasting --set cell=lstm look_back=720
     python -m recipes.recurrent.forecasting --try ETTh1.csv
 
-The setup is the usual one: splits of 12, 4 and 4 months, all seven curves standardised by the training split alone.
+The data set is ETTh1, with the usual splits of 12, 4 and 4 months, standardised with the training split's statistics.
 All 2,785 windows of the test split count; code that evaluates only full batches drops the last ones, which changes
 the figure (Qiu et al.: TFB, 2024, https://arxiv.org/abs/2403.20150).
 """
@@ -40,12 +47,12 @@ PROMISE = {
     "published": {"value": 0.375, "source": "DLinear, look-back 336"},
     "data": ["etth1"],
     "answers": {
-        "Does a recurrent network beat a linear map?": "Yes: its squared error is {mse:.3f}, that of least squares "
-        "{linear_mse:.3f}; repeating the last day gives {last_day_mse:.3f}.",
+        "Does a recurrent network beat a linear model?": "Yes: its mean squared error is {mse:.3f}, that of least "
+        "squares {linear_mse:.3f}; repeating the last day gives {last_day_mse:.3f}.",
         "Is it better to forecast all hours at once, or day by day from the network's own forecasts?": "At once, by a "
-        "small margin: {mse:.4f}, against {autoregressive/mse:.4f}.",
-        "GRU or LSTM?": "With equal units, the GRU: {mse:.4f}, against {LSTM/mse:.4f}.",
-        "Do subtracting the last hour and a longer look-back help?": "Yes: the error is {level not taken away/mse:.4f} "
+        "small margin: {mse:.4f} against {autoregressive/mse:.4f}.",
+        "GRU or LSTM?": "With the same number of units, the GRU: {mse:.4f} against {LSTM/mse:.4f}.",
+        "Do subtracting the last hour and a longer look-back help?": "Yes: MSE is {last hour not subtracted/mse:.4f} "
         "without the subtraction, {look-back of 4 days/mse:.4f} with 4 days instead of 21, and {mse:.4f} with both.",
         "How does the error grow from day to day?": "From {mse_day_1:.2f} on the first day ahead to {mse_day_2:.2f}, "
         "{mse_day_3:.2f} and {mse_day_4:.2f}.",
@@ -55,7 +62,7 @@ TINY = {"examples": 1000, "epochs": 2, "look_back": 96, "units": 8}
 VARIANTS = {
     "autoregressive": {"decoder": "autoregressive"},
     "LSTM": {"cell": "lstm"},
-    "level not taken away": {"subtract_last": False},
+    "last hour not subtracted": {"subtract_last": False},
     "look-back of 4 days": {"look_back": 96},
     "look-back of 14 days": {"look_back": 336},
 }
@@ -68,16 +75,16 @@ HORIZON = 96  # Hours.
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 1000, 8640, default=8640)  # Hours read from each split at most.
+    hp.Int("examples", 1000, 8640, default=8640)  # Hours read from each split, at most.
     hp.Int("epochs", 1, 30, default=6)
     hp.Choice("batch_size", [32, 64, 128], default=64)  # Windows; each holds seven curves.
     hp.Choice("look_back", [96, 192, 336, 504, 720], default=504)  # Hours: four days to a month.
-    hp.Choice("segment", [6, 12, 24], default=24)  # Hours in one step of the recurrent network.
+    hp.Choice("segment", [6, 12, 24], default=24)  # Hours per step of the recurrent network.
     hp.Choice("cell", ["gru", "lstm"], default="gru")
     hp.Choice("decoder", ["direct", "autoregressive"], default="direct")  # All hours at once, or segment by segment.
-    hp.Boolean("subtract_last", default=True)  # Forecast the difference from the last hour: levels drift over the year.
+    hp.Boolean("subtract_last", default=True)  # Forecast differences from the last hour: levels drift over the year.
     hp.Int("units", 8, 512, step=8, default=128)
-    hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the state, before the output.
+    hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the state, before the output layer.
     hp.Choice("loss", ["mae", "mse"], default="mae")  # Outliers weigh less in the absolute error.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("clip_norm", 0.1, 10.0, sampling="log", default=1.0)
@@ -85,7 +92,7 @@ def configure(hp):
 
 
 def build_model(hp):
-    """Maps the past (B, look_back, 7) to the forecast (B, 96, 7); one network serves all curves, each on its own."""
+    """Maps the past (B, look_back, 7) to the forecast (B, 96, 7); one network forecasts each curve separately."""
     look_back, segment, units = hp["look_back"], hp["segment"], hp["units"]
     recurrent = {"gru": layers.GRU, "lstm": layers.LSTM}[hp["cell"]](units, return_state=True, name="recurrent")
     embedding = layers.Dense(units, activation="relu", name="segment_embedding")
@@ -99,7 +106,7 @@ def build_model(hp):
 
     dense = layers.Dense(HORIZON if hp["decoder"] == "direct" else segment, name="forecast")
     parts = [dense(dropout(output))]
-    # Training uses the network's own forecasts, as inference does: on true values it would never meet its own errors.
+    # Training feeds back the network's own forecasts, as inference does: with true values it would never see errors.
     for _ in range(HORIZON // dense.units - 1):
         step = ops.expand_dims(embedding(parts[-1]), axis=1)  # (B * 7, 1, units)
         output, *states = recurrent(step, initial_state=states)
@@ -113,7 +120,7 @@ def build_model(hp):
 
 @functools.cache
 def read(split, examples, look_back):
-    """A split's hours (hours, 7) in order, in the file's units; first the last `look_back` of the split before it."""
+    """A split's hours (hours, 7) in order, in the file's units, after the last `look_back` of the previous split."""
     hours = tfds.load(etth1.Builder.name, split=SPLITS[split]).take(examples)
     if split in BEFORE:
         hours = tfds.load(etth1.Builder.name, split=f"{SPLITS[BEFORE[split]]}[-{look_back}:]").concatenate(hours)
@@ -167,10 +174,10 @@ def forecasts(model, hp, history):
     """The network's 96 hours after `history` (N, look_back, 7) and each baseline's, by name, each (N, 96, 7).
 
     DLinear's two linear maps, of a moving average and of the rest, add up to one map, the same for all curves; least
-    squares finds it without training (Toner and Darlow 2024, https://arxiv.org/abs/2403.14587).
+    squares finds it in closed form (Toner and Darlow 2024, https://arxiv.org/abs/2403.14587).
     """
     known, target = (each.swapaxes(1, 2).reshape(-1, each.shape[1]) for each in windows(hp, "train"))  # (N * 7, T)
-    # The penalty keeps the solution stable; from 10 to 1,000 it hardly matters on validation.
+    # The penalty keeps the solution stable; between 10 and 1,000, its size hardly matters on validation.
     ridge = Ridge(alpha=1000.0).fit(known - known[:, -1:], target - known[:, -1:])
     last = history[:, -1:]  # (N, 1, 7)
     ahead = ridge.predict((history - last).swapaxes(1, 2).reshape(-1, hp["look_back"]))  # (N * 7, 96)
@@ -183,12 +190,12 @@ def forecasts(model, hp, history):
 
 
 def predict(model, assets, inputs):
-    """Forecasts the 96 hours after the last one of each file.
+    """Forecasts the 96 hours that follow each file.
 
     inputs: paths of CSV files with a header, one row per hour and the columns of VARIABLES; others are ignored.
     Returns: a table for each file: a row per hour ahead, a column per variable, in the file's units.
     Raises ValueError if a column is missing, if there are fewer hours than the network reads (504 by default), or if
-    one of the last ones, those that it reads, has NaN or no number.
+    one of the hours that it reads has NaN or a missing number.
 
         model = keras.models.load_model("model.keras")
         assets = {"scale.csv": open("scale.csv").read()}
@@ -212,14 +219,14 @@ def predict(model, assets, inputs):
 
 
 def assets(hp):
-    """The mean and deviation that standardise the curves."""
+    """The means and standard deviations that standardise the curves."""
     hours = read("train", hp["examples"], hp["look_back"])
     rows = zip(VARIABLES, hours.mean(axis=0), hours.std(axis=0))
     return {"scale.csv": "\n".join(["variable,mean,deviation", *(f"{name},{m},{d}" for name, m, d in rows)])}
 
 
 def show(model, hp):
-    """A typical forecast of one curve beside the baselines', and the error by hours ahead, both on validation."""
+    """A typical forecast of one curve with those of the baselines, and the error by hours ahead, on validation."""
     history, future = windows(hp, "validation")
     answers = forecasts(model, hp, history)
     errors = {name: np.mean((answer - future) ** 2, axis=2) for name, answer in answers.items()}  # (N, 96)
@@ -232,7 +239,7 @@ def show(model, hp):
     for name, colour in colours.items():
         above.plot(ahead, answers[name][typical, :, 0], color=colour)
         plain(below).plot(ahead, errors[name].mean(axis=0), color=colour, label=name)
-    above.set(title="The window of median error; what really happened is black", xlabel="hours from now")
+    above.set(title="The window of median error; the true curve is black", xlabel="hours from now")
     above.set(ylabel=f"{VARIABLES[0]}, standardised", xticks=range(-HORIZON, HORIZON + 1, 24))
     below.set(xlabel="hours ahead", ylabel="mean squared error, all curves", xticks=range(0, HORIZON + 1, 24))
     below.legend(frameon=False)

@@ -1,12 +1,15 @@
-"""A character-level recurrent language model learns to write like Shakespeare from tiny_shakespeare.
+"""A character-level recurrent language model learns to write like Shakespeare, from a million characters of his plays.
 
 Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 of CPU) on 1 core
-Baseline  an interpolated 5-gram model of the same text
+Baseline  an interpolated 5-gram model trained on the same text
 Published 1.4697 nats per character on validation and test together, nanoGPT's GPU setting for shakespeare_char,
           evaluated on random crops: https://github.com/karpathy/nanoGPT
 Paper     Graves: Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850. Here there
-          is one layer instead of seven, a hundredth of the text, and dropout against overfitting.
-Answers   not measured yet
+          is one layer instead of seven, a hundredth of the text, and dropout to reduce overfitting.
+Answers   Does the network beat n-grams? Yes: 1.49 nats per character, 5-grams 1.77.
+          What does carrying the state from window to window add? 1.493 nats per character with it, 1.567 without.
+          Must training carry the state too? No: 1.483 nats without, 1.493 with it.
+          How far back does the network remember? not measured yet
 
     python -m recipes.recurrent.language_model
     python -m recipes.recurrent.language_model --try "To be, or not to be"
@@ -33,33 +36,33 @@ PROMISE = {
     "published": {"metric": "both_nats", "value": 1.4697, "source": "nanoGPT train_shakespeare_char.py, GPU setting"},
     "data": ["tiny_shakespeare"],
     "answers": {
-        "Does the network beat counting?": "Yes: {test_nats:.2f} nats per character, a 5-gram {ngram_test_nats:.2f}.",
+        "Does the network beat n-grams?": "Yes: {test_nats:.2f} nats per character, 5-grams {ngram_test_nats:.2f}.",
         "What does carrying the state from window to window add?": "{test_nats:.3f} nats per character with it, "
         "{test_nats_from_zeros:.3f} without.",
-        "Must training carry the state, too?": "No: {stateless/test_nats:.3f} nats without, {test_nats:.3f} with it.",
+        "Must training carry the state too?": "No: {stateless/test_nats:.3f} nats without, {test_nats:.3f} with it.",
         "How far back does the network remember?": "not measured yet",
     },
 }
 TINY = {"examples": 1010, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
 VARIANTS = {"stateless": {"stateful": False}}
-PINNED = ("stateful",)  # It changes how validation is measured: if false, every window starts from zeros.
+PINNED = ("stateful",)  # It changes how validation is measured: if false, every window starts from a zero state.
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
-# The id of a character is its index; any other character is read as a space.
+# A character's id is its index; any other character is read as a space.
 VOCABULARY = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 START = "\n"  # Stands before every text, so that its first character can be predicted.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # Characters read from each split at most.
+    hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # Characters read from each split, at most.
     hp.Int("epochs", 1, 40, default=8)
-    hp.Int("streams", 1, 256, default=32)  # Rows of a batch, each a text of its own; 64 would halve the updates.
+    hp.Int("streams", 1, 256, default=32)  # Rows of a batch, each a separate text; 64 would halve the updates.
     hp.Int("steps", 10, 400, default=100)  # Window length: how far gradients are propagated back.
     hp.Choice("cell", ["gru", "lstm"], default="gru")
     hp.Int("units", 8, 1024, default=640)
     hp.Int("embedding", 8, 512, default=64)  # About as wide as one-hot codes of the 65 characters.
-    hp.Boolean("stateful", default=True)  # False starts every window from a state of zeros.
+    hp.Boolean("stateful", default=True)  # False starts every window from a zero state.
     hp.Float("dropout", 0.0, 0.7, default=0.4)  # 0.5 with one more epoch is no better on validation.
     hp.Float("learning_rate", 1e-4, 2e-2, sampling="log", default=4e-3)  # The peak, reached after 5% of the updates.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=0.1)  # As in nanoGPT; a tenth of it is worse.
@@ -69,7 +72,7 @@ def configure(hp):
 def build_model(hp):
     """Characters (streams, steps) to logits (streams, steps, V); every window starts from the previous one's state."""
     cell = {"lstm": layers.LSTM, "gru": layers.GRU}[hp["cell"]]
-    # With Keras's default of 0.05, the input would hardly affect the state in the first thousand updates.
+    # With Keras's default scale of 0.05, the input would hardly affect the state in the first thousand updates.
     unit_scale = keras.initializers.RandomNormal(stddev=1.0)
     characters = keras.Input((hp["steps"],), batch_size=hp["streams"], dtype="int32")
     hidden = layers.Embedding(len(VOCABULARY), hp["embedding"], unit_scale, name="embedding")(characters)
@@ -111,8 +114,8 @@ def encode(text, vocabulary=VOCABULARY):
 def load_data(hp, split, streams=None):
     """Batches of (characters, next characters, weights), each (streams, steps); every batch continues the one before.
 
-    Weights are 0 on padding. In every epoch, the training text begins at another random place and continues from its
-    end to its beginning, so that the windows differ from epoch to epoch.
+    Weights are 0 on padding. In every epoch, the training text begins at another random place and wraps around at its
+    end, so that the windows differ from epoch to epoch.
     """
     text, streams, steps = load_text(hp, split), streams or hp["streams"], hp["steps"]
     padding = -len(text) % (streams * steps)
@@ -151,7 +154,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Nats per character, each character predicted from all those before it in its split, and the baseline's."""
+    """The network's and the baseline's nats per character; each is predicted from all those before it in its split."""
     validation, test = (surprisal(model, load_data(hp, split, streams=1))[0] for split in ("validation", "test"))
     from_zeros, _ = surprisal(model, load_data(hp, "test", streams=test.size // hp["steps"]))  # One window per row.
     return {
@@ -165,7 +168,7 @@ def evaluate(model, hp):
 
 
 def surprisal(model, batches, states=None):
-    """The nats of every character (streams, T), NaN on padding, and the last states; the first are zeros by default."""
+    """The nats of every character (streams, T), NaN on padding, and the final states; initial ones default to zero."""
     nats, rows = [], batches.element_spec[0].shape[0]
     states = states or [np.zeros((rows, each.shape[-1]), "float32") for each in model.inputs[1:]]
     for characters, targets, weights in batches:
@@ -181,7 +184,7 @@ def ngram_surprisal(train_text, text, order=5):  # Order 5 is the best on valida
     for n in range(1, order + 1):
         seen = [train_text[start : start + n] for start in range(len(train_text) - n + 1)]
         counts, totals = collections.Counter(seen), collections.Counter(gram[:-1] for gram in seen)
-        kinds = collections.Counter(gram[:-1] for gram in counts)  # How many characters may follow.
+        kinds = collections.Counter(gram[:-1] for gram in counts)  # How many different characters follow.
         padded = START * (n - 1) + text
         grams = [padded[start : start + n] for start in range(len(text))]
         count, total, kind = np.array([(counts[gram], totals[gram[:-1]], kinds[gram[:-1]]) for gram in grams]).T
@@ -209,7 +212,7 @@ def generate(model, vocabulary, prompts, length, temperature=None):
 
 
 def predict(model, assets, inputs):
-    """Continues every prompt of `inputs` by 300 characters, sampled at temperature 0.7; the same ones in every call.
+    """Continues every prompt of `inputs` by 300 characters, sampled at temperature 0.7; every call gives the same ones.
 
     A character that is not in the vocabulary is read as a space; an empty prompt gives the beginning of a text.
 
@@ -226,7 +229,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """The surprisal of a passage's characters, and how much the memory of earlier text lowers it; samples of text."""
+    """The surprisal of a passage's characters, and how much the memory of earlier text lowers it; generated samples."""
     how = {"temperature 0.3": 0.3, "temperature 0.7": 0.7, "temperature 1.0": 1.0, "beam search": None}
     prompt = "ROMEO:\n"
     texts = {name: prompt + generate(model, VOCABULARY, [prompt], 400, each)[0] for name, each in how.items()}

@@ -1,13 +1,16 @@
-"""A bidirectional LSTM and a bag of word pairs classify the movie reviews of imdb_reviews as positive or negative.
+"""A bidirectional LSTM, combined with a bag of word pairs, classifies movie reviews as positive or negative.
 
 Result    accuracy 0.9038 ± 0.0010 over 3 seeds, 6.2 minutes a run (5.0 of CPU) on 1 core
 Baseline  logistic regression on TF-IDF features of words and word pairs; the network does not beat it
 Published 0.9056, fastText with word pairs, which the network does not reach:
           https://github.com/keras-team/keras/blob/2.3.1/examples/imdb_fasttext.py
 Paper     Zhou, Sun, Liu, Lau: A C-LSTM Neural Network for Text Classification, 2015, https://arxiv.org/abs/1511.08630.
-          Here the LSTM is bidirectional and runs on maxima over four words, its states are pooled over time (Johnson,
-          Zhang 2016, https://arxiv.org/abs/1602.02373), and word pairs are added.
-Answers   not measured yet
+          Here the LSTM is bidirectional, its inputs are max-pooled over four words, its states are pooled over time
+          (Johnson, Zhang 2016, https://arxiv.org/abs/1602.02373), and word pairs are added.
+Answers   Does the network beat a bag of words? No: accuracy 0.904, but 0.907 with TF-IDF.
+          Do word pairs help? Yes: accuracy 0.904, but 0.891 without them.
+          What does padding without a mask cost? not measured yet
+          How much time do batches of reviews of similar length save? not measured yet
 
     python -m recipes.recurrent.sentiment
     python -m recipes.recurrent.sentiment --try "A film that is anything but wonderful."
@@ -33,13 +36,13 @@ PROMISE = {
     "published": {"value": 0.9056, "source": "keras imdb_fasttext.py, words and pairs"},
     "data": ["imdb_reviews"],
     "answers": {
-        "Does the network beat a bag of words?": "No: accuracy {accuracy:.3f}, with TF-IDF {tfidf_accuracy:.3f}.",
-        "Do word pairs help?": "Yes: accuracy {accuracy:.3f}, without them {recurrent layers alone/accuracy:.3f}.",
+        "Does the network beat a bag of words?": "No: accuracy {accuracy:.3f}, but {tfidf_accuracy:.3f} with TF-IDF.",
+        "Do word pairs help?": "Yes: accuracy {accuracy:.3f}, but {recurrent layers alone/accuracy:.3f} without them.",
         "What does padding without a mask cost?": "not measured yet",
         "How much time do batches of reviews of similar length save?": "not measured yet",
     },
 }
-TINY = {"examples": 70, "epochs": 2, "length": 100, "vocabulary_size": 1_000, "pair_buckets": 2**12}
+TINY = {"examples": 70, "epochs": 2, "length": 100, "vocabulary_size": 1_000, "pair_buckets": 4_096}
 VARIANTS = {
     "recurrent layers alone": {"pairs": False},
     "mask off": {"mask": False},
@@ -47,7 +50,7 @@ VARIANTS = {
     "mask and bucketing off": {"mask": False, "bucketing": False},  # More than half of a batch is then padding.
 }
 PINNED = ("bucketing",)  # Without it, a trial takes twice as long.
-# Validation reviews share films with the training reviews, test reviews do not: validation accuracy is too high.
+# Training and validation reviews share films, which test reviews do not: validation accuracy is too optimistic.
 SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test"}
 
 STRIDE = 4  # Words per time step of the recurrent layers.
@@ -55,7 +58,7 @@ STRIDE = 4  # Words per time step of the recurrent layers.
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 25_000, default=25_000)  # Read from each split at most.
+    hp.Int("examples", 64, 25_000, default=25_000)  # Reviews read from each split, at most.
     hp.Int("epochs", 1, 12, default=3)
     hp.Choice("batch_size", [32, 64, 128], default=64)
     hp.Int("vocabulary_size", 1_000, 50_000, step=1_000, default=20_000)  # The words that occur 9 times or more.
@@ -101,7 +104,7 @@ def build_model(hp):
         recurrent = layers.Bidirectional(recurrent) if hp["bidirectional"] else recurrent
         hidden_states = recurrent(hidden_states, mask=step_mask)  # (B, S, units), twice as many if bidirectional
     mean = layers.GlobalAveragePooling1D()(hidden_states, mask=step_mask)
-    # States lie between -1 and 1, so -1 in place of padding never changes the maximum.
+    # States are between -1 and 1, so -1 in place of padding never changes the maximum.
     maximum = ops.max(ops.where(step_mask[..., None], hidden_states, -1.0), axis=1)
 
     pairs = [bag_of_pairs(hp, padded, mask)] if hp["pairs"] else []
@@ -124,7 +127,7 @@ def bag_of_pairs(hp, tokens, mask):
     embedded = layers.Embedding(hp["pair_buckets"], hp["pair_embedding_size"])(pairs)
     embedded = layers.Dropout(hp["pair_dropout"], noise_shape=(None, None, 1))(embedded)
     count = ops.maximum(ops.sum(ops.cast(present, "float32"), axis=1), 1.0)  # (B, 1)
-    # Unlike a mean, a sum divided by the square root grows with the evidence, which is stronger in a long review.
+    # Unlike a mean, a sum divided by the root of the count grows with the evidence, which is stronger in long reviews.
     return ops.sum(ops.where(present, embedded, 0.0), axis=1) / ops.sqrt(count)
 
 
@@ -137,7 +140,7 @@ def read(split, examples):
 
 
 def clean(texts):
-    """Lower-case texts (N,) of words made of a-z, 0-9 and ', with ! and ? as separate words."""
+    """Lower-case texts (N,), whose words consist of a-z, 0-9 and ', with ! and ? as separate words."""
     texts = tf.strings.regex_replace(tf.strings.lower(texts), r"<br />|[^a-z0-9'!?]", " ")
     return tf.strings.regex_replace(texts, r"[!?]", r" \0 ")
 
@@ -187,7 +190,7 @@ def evaluate(model, hp):
     accuracy, on_validation = (model.evaluate(load_data(hp, split), verbose=0)[1] for split in ("test", "validation"))
     baseline = pipeline.make_pipeline(
         feature_extraction.text.TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), min_df=2, sublinear_tf=True),
-        linear_model.LogisticRegression(C=10.0, solver="liblinear"),  # C = 3 and 30: within a point on validation.
+        linear_model.LogisticRegression(C=10.0, solver="liblinear"),  # 3 and 30: within a point on validation.
     )
     (texts, labels), (test_texts, test_labels) = (read(split, hp["examples"]) for split in ("train", "test"))
     baseline.fit(clean(texts).numpy(), labels)

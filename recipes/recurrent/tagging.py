@@ -1,12 +1,15 @@
-"""A bidirectional LSTM over words and another over their characters tag every word with its part of speech.
+"""A bidirectional LSTM over words, and another over their characters, tag every word with its part of speech.
 
 Result    accuracy 0.9505 ± 0.0006 over 3 seeds, 9.5 minutes a run (7.2 of CPU) on 1 core
-Baseline  each word's most frequent tag in training; for unknown words, the most frequent tag of words seen once
+Baseline  each word's most frequent tag in training; for unknown words, that of the words that occur once in training
 Published 0.8832, two bidirectional LSTM layers over GloVe vectors, torchtext's version of the treebank, mean over
           batches: https://github.com/bentrevett/pytorch-pos-tagging, "1 - BiLSTM for PoS Tagging", version b535d45
 Paper     Plank, Søgaard, Goldberg: Multilingual Part-of-Speech Tagging with Bidirectional Long Short-Term Memory Models
           and Auxiliary Loss, 2016, https://arxiv.org/abs/1604.05529; here with word dropout, without auxiliary loss
-Answers   not measured yet
+Answers   How often is a word's most frequent tag right? In 85.8% of all cases; the network is right in 95.1%.
+          Are unknown words tagged well? 79.1% are; baseline: 30.9%.
+          What do the characters of a word add? not measured yet
+          What does reading in both directions add? not measured yet
 
     python -m recipes.recurrent.tagging
     python -m recipes.recurrent.tagging --try "Time flies like an arrow; fruit flies like a banana."
@@ -29,13 +32,13 @@ from common.plots import MUTED, new, plain
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "the commonest tag of each word", "metric": "commonest_accuracy"},
+    "baseline": {"name": "the most frequent tag of each word", "metric": "commonest_accuracy"},
     "published": {"value": 0.8832, "source": "bentrevett/pytorch-pos-tagging, BiLSTM with GloVe vectors"},
     "data": ["universal_dependencies/en_ewt"],
     "answers": {
-        "How far does a word alone determine its tag?": "In {commonest_accuracy:.1%} of all cases; the network is "
+        "How often is a word's most frequent tag right?": "In {commonest_accuracy:.1%} of all cases; the network is "
         "right in {accuracy:.1%}.",
-        "Are unknown words tagged well?": "{accuracy_unknown:.1%} right, baseline {commonest_accuracy_unknown:.1%}.",
+        "Are unknown words tagged well?": "{accuracy_unknown:.1%} are; baseline: {commonest_accuracy_unknown:.1%}.",
         "What do the characters of a word add?": "not measured yet",
         "What does reading in both directions add?": "not measured yet",
     },
@@ -51,14 +54,14 @@ TAGS = ["ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART
         "SYM", "VERB", "X"]  # fmt: skip
 UNKNOWN = 1  # A word or character that is not in the vocabulary; 0 is padding.
 CHARACTERS = 128  # More than occur in training.
-BUCKETS = [5, 9, 13, 17, 21, 26, 34]  # Limits between sentence lengths; each bucket has about an eighth of training.
+BUCKETS = [5, 9, 13, 17, 21, 26, 34]  # The lengths at which a bucket begins; each has about an eighth of the sentences.
 # Contractions and punctuation marks are words of their own, as in the treebank: do n't, it 's.
 WORD = re.compile(r"\w+?(?=n['’]t\b)|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b|\w+(?:[.,:]\d+)*|\.+|[^\w\s]", re.IGNORECASE)
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 12_543, default=12_543)  # Read from each split at most.
+    hp.Int("examples", 64, 12_543, default=12_543)  # Sentences read from each split, at most.
     hp.Int("epochs", 1, 40, default=10)
     hp.Choice("batch_size", [16, 32, 64, 128], default=32)
     hp.Choice("inputs", ["both", "words", "characters"], default="both")
@@ -66,12 +69,12 @@ def configure(hp):
     hp.Int("layers", 1, 3, default=1)
     hp.Int("units", 16, 512, step=16, default=128)  # Per direction, of the LSTM over words.
     hp.Int("character_units", 16, 256, step=16, default=64)  # Per direction, of the LSTM over characters.
-    hp.Choice("word_size", [32, 64, 128, 256], default=128)  # Of a word's embedding.
-    hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # Of the words' initial embeddings.
-    hp.Choice("character_size", [16, 32, 64], default=32)  # Of a character's embedding.
+    hp.Choice("word_size", [32, 64, 128, 256], default=128)  # Size of a word's embedding.
+    hp.Float("embedding_scale", 0.01, 1.0, sampling="log", default=0.1)  # Scale of the initial word embeddings.
+    hp.Choice("character_size", [16, 32, 64], default=32)  # Size of a character's embedding.
     hp.Int("vocabulary_size", 1_000, 17_000, step=1_000, default=9_000)  # The words that occur twice or more.
-    hp.Int("word_length", 8, 40, default=16)  # Longer words, fewer than one in a hundred, are cut to these characters.
-    hp.Float("word_dropout", 0.0, 0.7, default=0.2)  # Share of words replaced by the unknown word.
+    hp.Int("word_length", 8, 40, default=16)  # Longer words, fewer than one in a hundred, are cut to it.
+    hp.Float("word_dropout", 0.0, 0.7, default=0.2)  # Share of words replaced by the unknown-word token.
     hp.Float("dropout", 0.0, 0.7, default=0.4)  # Before each LSTM over words and before the output layer.
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=1e-2)
@@ -87,7 +90,7 @@ def build_model(hp):
     word_vectors = []
     if hp["inputs"] != "characters":
         words = ops.take(numbers, rows, axis=0)  # (B, T)
-        # Where dropout leaves a zero, the word becomes the unknown one, whose embedding is trained in this way.
+        # Where dropout leaves a zero, the word becomes the unknown one, whose embedding is trained this way.
         kept = layers.Dropout(hp["word_dropout"])(ops.ones_like(words, dtype="float32"))
         words = ops.where(ops.greater(kept, 0), words, UNKNOWN)
         embedding = keras.initializers.RandomNormal(stddev=hp["embedding_scale"])
@@ -100,9 +103,9 @@ def build_model(hp):
         word_vectors.append(ops.take(spelled, rows, axis=0))  # (B, T, 2 character_units)
     hidden_states = ops.concatenate(word_vectors, axis=-1)
     for _ in range(hp["layers"]):
-        reader = layers.LSTM(hp["units"], return_sequences=True)
-        reader = layers.Bidirectional(reader) if hp["bidirectional"] else reader
-        hidden_states = reader(layers.Dropout(hp["dropout"])(hidden_states), mask=mask)  # (B, T, units or twice that)
+        recurrent = layers.LSTM(hp["units"], return_sequences=True)
+        recurrent = layers.Bidirectional(recurrent) if hp["bidirectional"] else recurrent
+        hidden_states = recurrent(layers.Dropout(hp["dropout"])(hidden_states), mask=mask)  # (B, T, units or 2 units)
     logits = layers.Dense(len(TAGS), name="logits")(layers.Dropout(hp["dropout"])(hidden_states))
     model = keras.Model([rows, numbers, spellings], logits, name="tagging")
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], clipnorm=1.0)
@@ -124,15 +127,15 @@ def read(split, examples):
 
 @functools.cache
 def vocabularies(examples, size):
-    """The most frequent words, in lower case, and the characters in training, two lists of str from token 2 on."""
-    words = read("train", examples)[0].values  # Of all sentences in one row.
+    """The most frequent training words, in lower case, and characters: two lists of str, the first is token 2."""
+    words = read("train", examples)[0].values  # The words of all sentences in one row.
     found = (tf.strings.lower(words, "utf-8"), size), (tf.strings.unicode_split(words, "UTF-8").values, CHARACTERS)
     counts = [collections.Counter(entries.numpy()).most_common(limit - 2) for entries, limit in found]
     return [[entry.decode() for entry, _ in each] for each in counts]
 
 
 def encoder(assets, word_length):
-    """The function from sentences (B, T), str, "" = padding, to the model's inputs, which hold a repeated word once."""
+    """A function from sentences (B, T), str, "" = padding, to the model's inputs, which list each word only once."""
     words, characters = (assets[name].split("\n") for name in ("words.txt", "characters.txt"))
     word_tokens = layers.StringLookup(vocabulary=words, mask_token="")
     character_tokens = layers.StringLookup(vocabulary=characters, mask_token="")
@@ -171,7 +174,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Accuracy on the test words, also on those unknown in training and on those with several tags there."""
+    """Accuracy on all test words, on those unknown in training, and on those with several tags in training."""
     words, right, given = tag_split(model, hp, "test")
     known = collections.defaultdict(collections.Counter)  # {word in training: {tag: count}}
     sentences, tags = read("train", hp["examples"])
@@ -179,7 +182,7 @@ def evaluate(model, hp):
         known[word][TAGS[number]] += 1
     seen_once = collections.Counter(name for counts in known.values() if counts.total() == 1 for name in counts)
     commonest = [known.get(word, seen_once).most_common(1)[0][0] for word in words]
-    kinds = np.array([len(known.get(word, ())) for word in words])  # How many different tags each has in training.
+    kinds = np.array([len(known.get(word, ())) for word in words])  # The number of different tags in training.
     unknown, ambiguous = kinds == 0, kinds > 1
     results = {"share_unknown": unknown.mean(), "share_ambiguous": ambiguous.mean()}
     for name, answers in (("", given), ("commonest_", commonest)):
@@ -191,7 +194,7 @@ def evaluate(model, hp):
 
 
 def tag_split(model, hp, split):
-    """All words of a split, their correct tags, and those that the model assigns: three sequences of equal length."""
+    """All words of a split, their correct tags, and the tags that the model assigns: three sequences, equally long."""
     sentences, tags = read(split, hp["examples"])
     given = [name for names in tag(model, assets(hp), sentences.to_list()) for name in names]
     return sentences.values.numpy(), np.array(TAGS)[tags.values], given
@@ -208,7 +211,7 @@ def tag(model, assets, sentences):
 
 
 def predict(model, assets, inputs):
-    """Tags every sentence of `inputs`: "word/TAG word/TAG ...", where punctuation marks are words, too.
+    """Tags every sentence of `inputs`: "word/TAG word/TAG ...", where punctuation marks count as words.
 
     The tags are those of Universal Dependencies. Raises ValueError for an empty sentence.
 
@@ -219,7 +222,8 @@ def predict(model, assets, inputs):
     sentences = [WORD.findall(text) for text in inputs]
     if not all(sentences):
         raise ValueError("an input contains no words: expected a sentence")
-    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tag(model, assets, sentences))]
+    tagged = tag(model, assets, sentences)
+    return [" ".join(map("/".join, zip(words, names))) for words, names in zip(sentences, tagged)]
 
 
 def assets(hp):
@@ -229,7 +233,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """The most frequent confusions between two parts of speech, with examples; a few sentences with their tags."""
+    """The most frequent confusions between two parts of speech, with examples; a few tagged sentences."""
     sentences = [
         "Time flies like an arrow; fruit flies like a banana.",
         "I googled it, but the chatbot had hallucinated every footnote.",

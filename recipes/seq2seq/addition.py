@@ -1,12 +1,18 @@
 """An LSTM encoder-decoder learns to add three-digit numbers, reading and writing them digit by digit.
 
-Result    exact match 0.9982 ± 0.0005 over 3 seeds, 1.7 minutes a run (1.1 of CPU) on 2 cores
-Baseline  the answer to the training question that differs in the fewest characters
+Result    exact match 0.9982 ± 0.0005 over 3 seeds, 2.8 minutes a run (1.2 of CPU) on 2 cores
+Baseline  the answer to the most similar training question: the one that differs in the fewest characters
 Published 99% exact match after 100 epochs of 50,000 sums, one layer of 128 units (keras-io, addition_rnn.py)
 Paper     Sutskever, Vinyals and Le, Sequence to Sequence Learning with Neural Networks, 2014,
           https://arxiv.org/abs/1409.3215. Here there is one layer instead of four, and the task is addition (Zaremba
           and Sutskever 2014) instead of translation.
-Answers   not measured yet
+Answers   Can one vector between encoder and decoder hold a whole question? Yes, at this length: 99.8% of unseen sums
+          are right to the last digit, although the decoder receives nothing but the encoder's final state.
+          Does the network merely recall similar sums? No: the answer to the most similar training question is right for
+          only 0.1% of them.
+          Does it help to read the question backwards? not measured yet
+          How much worse is free running than teacher forcing? not measured yet
+          Are sums with more carries harder? not measured yet
 
     python -m recipes.seq2seq.addition
     python -m recipes.seq2seq.addition --set units=256 --seed 1
@@ -45,7 +51,7 @@ PROMISE = {
             "No: the answer to the most similar training question is right for only {nearest_exact_match:.1%} of them."
         ),
         "Does it help to read the question backwards?": "not measured yet",
-        "How far does free running fall behind teacher forcing?": "not measured yet",
+        "How much worse is free running than teacher forcing?": "not measured yet",
         "Are sums with more carries harder?": "not measured yet",
     },
 }
@@ -55,16 +61,16 @@ SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 SYMBOLS = ["", "<start>", "<end>", *"0123456789+"]  # A symbol's token is its index; 0 is padding.
 START, END = 1, 2
-QUESTION_LENGTH, ANSWER_LENGTH = 7, 5  # "999+999", and "1998" with the end token.
+QUESTION_LENGTH, ANSWER_LENGTH = 7, 5  # "999+999", and "1998" followed by the end token.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 200, 50_000, default=50_000)  # The most that are read from each split.
+    hp.Int("examples", 200, 50_000, default=50_000)  # Questions read from each split, at most.
     hp.Int("epochs", 1, 60, default=8)
     hp.Int("batch_size", 32, 512, step=32, default=128)
-    hp.Int("units", 32, 512, step=32, default=128)  # As published; the decoder receives only these.
-    hp.Boolean("reverse", default=True)  # The question's beginning is then nearest to the answer's.
+    hp.Int("units", 32, 512, step=32, default=128)  # As published; all that the decoder receives.
+    hp.Boolean("reverse", default=True)  # The question's first digits are then closest to the answer's.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=6e-3)  # The peak of the one-cycle schedule.
     hp.Float("clip_norm", 0.1, 10.0, sampling="log", default=1.0)
     return hp
@@ -104,7 +110,7 @@ def read(hp, split):
 
 
 def encode(texts, length):
-    """Tokens of each text, padded on the right: (texts, length) int32."""
+    """The tokens of each text, padded on the right: (texts, length) int32."""
     tokens = {symbol: token for token, symbol in enumerate(SYMBOLS)}
     rows = [[tokens[symbol] for symbol in text] for text in texts]
     return np.array([row + [0] * (length - len(row)) for row in rows], dtype="int32")
@@ -147,7 +153,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test questions whose whole answer is right, for the model in free running and for the baseline."""
+    """The share of test questions whose whole answer is right, for the model (free running) and for the baseline."""
     questions, answers = read(hp, "test")
     teacher_forced = model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)
     return {
@@ -163,7 +169,7 @@ def share_right(given, answers):
 
 
 def nearest_answers(hp, questions):
-    """The baseline: for each question the answer to the training question that differs in the fewest characters."""
+    """The baseline: for each question, the answer to the training question that differs in the fewest characters."""
     known, answers = read(hp, "train")
     nearest = neighbors.NearestNeighbors(n_neighbors=1, metric="hamming", algorithm="brute")
     indices = nearest.fit(encode(known, QUESTION_LENGTH)).kneighbors(encode(questions, QUESTION_LENGTH))[1]
@@ -171,7 +177,7 @@ def nearest_answers(hp, questions):
 
 
 def predict(model, assets, inputs):
-    """Adds: each input is a sum such as "535+61", each answer the result as the network writes it, digit by digit.
+    """Adds: each input is a sum such as "535+61", each output the result that the network writes, digit by digit.
 
     Raises ValueError unless an input is two numbers of one to three digits with a plus sign between them.
 
@@ -207,7 +213,7 @@ def carries(question):
 
 
 def show(model, hp):
-    """How much probability wrong answers get, by the number of carries, and the network's doubts about one sum."""
+    """How much probability wrong answers get, by the number of carries, and the network's least certain sum."""
     questions, answers = read(hp, "validation")
     target = encode_answers(answers)
     probabilities = ops.convert_to_numpy(ops.softmax(model.predict(load_data(hp, "validation"), verbose=0)))
@@ -225,7 +231,7 @@ def show(model, hp):
     answer = answers[hardest]
     digits = probabilities[hardest, : len(answer) + 1, END:-1]  # The last symbol is the plus sign.
     heat_map(right, digits.T, rows=["end", *SYMBOLS[END + 1 : -1]], columns=[*answer, "end"], colours="Blues")
-    right.set(title=f"The least certain sum: {questions[hardest]} = {answer}", ylabel="digit that may be written")
+    right.set(title=f"The least certain sum: {questions[hardest]} = {answer}", ylabel="digit to be written")
     right.set(xlabel="right answer, read by the decoder")
     picture.colorbar(right.images[0], label="probability")
     samples = zip(questions, predict(model, assets(hp), questions[:8]))

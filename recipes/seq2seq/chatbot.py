@@ -1,14 +1,14 @@
-"""An encoder-decoder with attention over the last turns replies like the assistants in schema_guided_dialogue.
+"""An encoder-decoder with attention over the last turns of a dialogue learns to reply like a booking assistant.
 
 Result    bleu 10.481 with one seed, 17.3 minutes a run (17.8 of CPU) on 2 cores
-Baseline  the reply to the most similar history in train, by TF-IDF; also, the commonest reply of all
-Published none for replies from the words of the history alone; the aim of 10 BLEU is this recipe's own
+Baseline  the reply to the most similar training history, by TF-IDF; also, the most frequent reply of all
+Published none for replies generated from the history's words alone; the target of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869. Here with attention
           over the history (Bahdanau et al. 2014) and a vocabulary of subwords.
 Answers   How far does imitation go without a database to query? To 10.5 BLEU; the recorded reply to the most similar
           history reaches 4.8.
-          How many replies are right word for word? 1.7% of those in the test dialogues.
-          Does it repeat itself? Yes: 50% of its replies are distinct, 82% of the recorded ones.
+          How many replies match the recorded one word for word? 1.7% of those in the test dialogues.
+          Does it repeat the same replies? 50% of its replies are distinct, and 82% of the recorded ones.
           What do more turns of history add? not measured yet
           Does it attend more to what the user said or to what it asked before? not measured yet
 
@@ -16,9 +16,9 @@ Answers   How far does imitation go without a database to query? To 10.5 BLEU; t
     python -m recipes.seq2seq.chatbot --set turns=1
     python -m recipes.seq2seq.chatbot --try "I want to book a table." "In San Jose, at 7 pm."
 
-The figures are for part of the data set: 6,811 of 16,142 dialogues in train (54 of 127 files), 2,098 of 2,482 in dev
-and 2,921 of 4,201 in test; most of the missing ones are long and span several services. Expect other figures on the
-whole data set. Of the 21 services in test's dialogues, 15 never occur in train; of dev's 17 services, 8 do not.
+The figures are for part of schema_guided_dialogue: 6,811 of 16,142 dialogues in train (54 of 127 files), 2,098 of 2,482
+in dev and 2,921 of 4,201 in test; most missing ones are long and span several services. Expect different figures on the
+whole data set. Of the 21 services in test dialogues, 15 never occur in train; of the 17 in dev dialogues, 8 do not.
 """
 
 import functools
@@ -50,9 +50,9 @@ PROMISE = {
         "How far does imitation go without a database to query?": (
             "To {bleu:.1f} BLEU; the recorded reply to the most similar history reaches {nearest_bleu:.1f}."
         ),
-        "How many replies are right word for word?": "{word_for_word:.1%} of those in the test dialogues.",
-        "Does it repeat itself?": (
-            "Yes: {different_replies:.0%} of its replies are distinct, {different_references:.0%} of the recorded ones."
+        "How many replies match the recorded one word for word?": "{word_for_word:.1%} of those in the test dialogues.",
+        "Does it repeat the same replies?": (
+            "{different_replies:.0%} of its replies are distinct, and {different_references:.0%} of the recorded ones."
         ),
         "What do more turns of history add?": "not measured yet",
         "Does it attend more to what the user said or to what it asked before?": "not measured yet",
@@ -64,17 +64,17 @@ PINNED = ("turns", "length", "vocabulary_size")
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 START, END = 1, 2  # 0 is padding, 3 a character that does not occur in training.
-SPEAKERS = ["<user>", "<system>"]  # Tokens 4 and 5; they take turns.
-BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]  # The lengths, of histories and of replies, at which a bucket begins.
+SPEAKERS = ["<user>", "<system>"]  # Tokens 4 and 5; the speakers take turns.
+BUCKETS = [[24, 36, 50, 64], [10, 15, 22]]  # The lengths of histories and of replies at which a bucket begins.
 LONGEST = 40  # Tokens in a reply, at most.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 12, 6_811, default=6_811)  # Dialogues, at most, from each split.
+    hp.Int("examples", 12, 6_811, default=6_811)  # Dialogues read from each split, at most.
     hp.Int("epochs", 1, 20, default=4)
-    hp.Int("turns", 1, 9, step=2, default=3)  # Of history: the user's last turn and the pairs of turns before it.
-    hp.Int("length", 16, 200, default=80)  # Tokens of a history; of a longer one, the last are read.
+    hp.Int("turns", 1, 9, step=2, default=3)  # In a history: the user's last turn and pairs of turns before it.
+    hp.Int("length", 16, 200, default=80)  # Tokens of a history; longer ones are cut to their last tokens.
     hp.Int("batch_size", 16, 256, step=16, default=128)
     hp.Int("vocabulary_size", 500, 16_000, step=500, default=4_000)
     hp.Int("units", 32, 1024, step=32, default=192)
@@ -100,7 +100,7 @@ def build_model(hp):
     outputs, *last_states = encoder(dropout(rescaled(embedding(history))), mask=mask)
     memory = layers.Dense(units, name="memory")(outputs)  # (B, S, units)
     state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
-    # Each initial state of the decoder has a layer of its own, which `decoder` replaces with later states.
+    # Each initial state of the decoder is a layer of its own, whose output `decoder` replaces with later states.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
     shifted = keras.Input((None,), dtype="int32", name="shifted_reply")
@@ -123,13 +123,13 @@ def build_model(hp):
 
 @functools.cache
 def read(examples, split):
-    """The split's dialogues: lists of utterances, the user's first, the system's second, and so on."""
+    """The split's dialogues: lists of utterances, the user's and the system's in turn, the user's first."""
     dialogues = tfds.load("schema_guided_dialogue", split=SPLITS[split]).take(examples).as_numpy_iterator()
     return [[line.decode() for line in dialogue["utterances"]] for dialogue in dialogues]
 
 
 def history_of(utterances, turns):
-    """The last turns of a dialogue as one text, each turn after the name of its speaker."""
+    """The last turns of a dialogue as one text, each turn preceded by the name of its speaker."""
     spoken = [f"{SPEAKERS[place % 2]}{line}" for place, line in enumerate(utterances)]
     return "".join(spoken[-turns:])
 
@@ -145,7 +145,7 @@ def histories_and_replies(hp, split):
 
 @functools.cache
 def train_tokenizer(examples, vocabulary_size):
-    """One vocabulary for histories and replies; the names of the speakers are tokens of it."""
+    """One vocabulary for histories and replies, in which the speakers' names are tokens."""
     utterances = (line for dialogue in read(examples, "train") for line in dialogue)
     return byte_pair_tokenizer(utterances, vocabulary_size, [*SPECIAL, *SPEAKERS])
 
@@ -174,7 +174,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """BLEU (sacrebleu's 13a, cased) of the replies to the recorded histories of test, and of the baselines' replies."""
+    """BLEU (sacrebleu's 13a, cased) of the replies to the recorded test histories, and of the baselines' replies."""
     histories, references = histories_and_replies(hp, "test")
     known_histories, known_replies = histories_and_replies(hp, "train")
     similar = nearest(known_histories, histories, ngram_range=(1, 2), min_df=2)
@@ -199,7 +199,7 @@ def reply_to(model, assets, histories):
 
 
 def predict(model, assets, inputs):
-    """Converses: the inputs are the user's turns of one conversation, the answers the replies to them, in order.
+    """Converses: the inputs are the user's turns in one conversation, the outputs the replies to them, in order.
 
     Raises ValueError for a turn without a word.
 
@@ -211,7 +211,7 @@ def predict(model, assets, inputs):
     utterances = []
     for line in inputs:
         if not line.strip():
-            raise ValueError('a turn is empty: expected what the user says, such as "I want to book a table."')
+            raise ValueError('a turn is empty: expected something to say, such as "I want to book a table."')
         utterances.append(" ".join(line.split()))
         utterances += reply_to(model, assets, [history_of(utterances, turns)])
     return utterances[1::2]

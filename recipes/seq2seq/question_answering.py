@@ -1,11 +1,13 @@
-"""A memory network attends to the sentences of a story, hop by hop, to answer questions about it: bAbI tasks 1 to 5.
+"""A memory network answers questions about short stories, attending to their sentences in several hops (bAbI 1 to 5).
 
 Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 of CPU) on 1 core
-Baseline  the most frequent answer of each task; as a second one, the last possible answer that the story mentions
+Baseline  the most frequent answer of each task; also, the last possible answer that the story mentions
 Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
 Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895. There
-          the best of ten runs counts, here their mean; names are exchanged to augment the training questions.
-Answers   not measured yet
+          the best of ten runs counts, here the mean of all; here training questions are augmented by exchanging names.
+Answers   Does it attend to what matters? Yes, to 90.6% of the sentences that an answer depends on.
+          What does exchanging names add? Accuracy 94.0% instead of 75.7%.
+          How well does an LSTM do, which has to remember the story? not measured yet
 
     python -m recipes.seq2seq.question_answering
     python -m recipes.seq2seq.question_answering --set hops=1
@@ -31,43 +33,43 @@ from common.plots import heat_map, new
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"metric": "commonest_accuracy", "name": "the commonest answer of each task"},
+    "baseline": {"metric": "commonest_accuracy", "name": "the most frequent answer of each task"},
     "published": {"value": 0.8778, "source": "memory networks, Sukhbaatar et al. 2015, table 1, joint"},
     "data": ["babi"],
     "answers": {
-        "Does it attend to what matters?": "To {facts_looked_at:.1%} of the sentences that an answer rests on.",
-        "What do exchanged names add?": "Accuracy {accuracy:.1%} instead of {no other names/accuracy:.1%}.",
-        "How far does an LSTM get that has to remember the story?": "not measured yet",
+        "Does it attend to what matters?": "Yes, to {facts_looked_at:.1%} of the sentences that an answer depends on.",
+        "What does exchanging names add?": "Accuracy {accuracy:.1%} instead of {names not exchanged/accuracy:.1%}.",
+        "How well does an LSTM do, which has to remember the story?": "not measured yet",
     },
 }
 TINY = {"examples": 51, "epochs": 2, "renamings": 2, "sentences": 20, "units": 16}
 VARIANTS = {
     "LSTM reader": {"reader": "lstm", "epochs": 1, "renamings": 10},
-    "no other names": {"renamings": 1, "epochs": 75},
+    "names not exchanged": {"renamings": 1, "epochs": 75},
 }
 PINNED = ("renamings", "reader")
-SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}  # In all, the tasks alternate.
+SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}  # The tasks alternate in both.
 
-# If two names of a row are exchanged throughout a story, its question and its answer, the answer stays right.
+# If two names in a row of this list are exchanged throughout a story, question and answer, the answer stays right.
 EXCHANGEABLE = [
     ["bill", "daniel", "fred", "jeff", "john", "mary", "sandra"],
     ["apple", "cake", "football", "milk"],
     ["bathroom", "bedroom", "garden", "hallway", "kitchen", "office"],
 ]
-VOCABULARY_SIZE = 53  # Tokens: 0 is padding, 1 any unknown word, then come the 51 words of the five tasks.
+VOCABULARY_SIZE = 53  # Tokens: 0 is padding, 1 any unknown word, followed by the 51 words of the five tasks.
 SENTENCE_LENGTH = 7  # Words in the longest sentence.
 BUCKETS = [3, 7, 12, 20, 32, 56]  # The story lengths, in sentences, at which a bucket begins.
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 50, 5_000, default=5_000)  # The most questions that are read from each split.
+    hp.Int("examples", 50, 5_000, default=5_000)  # Questions read from each split, at most.
     hp.Int("epochs", 1, 100, default=3)
-    hp.Int("renamings", 1, 50, default=25)  # Copies of each training question, all but the first renamed.
+    hp.Int("renamings", 1, 50, default=25)  # Copies of each training question; all but the first have names exchanged.
     hp.Int("batch_size", 16, 128, step=16, default=32)
     hp.Choice("reader", ["memory", "lstm"], default="memory")
-    hp.Int("sentences", 10, 250, default=128)  # Only the last ones of a longer story are read; 3% in task 3 are.
-    hp.Int("hops", 1, 5, default=3)  # Rounds of attention; answers of task 3 rest on three sentences.
+    hp.Int("sentences", 10, 250, default=128)  # Longer stories, 3% in task 3, are cut to their last sentences.
+    hp.Int("hops", 1, 5, default=3)  # Rounds of attention; answers in task 3 depend on three sentences.
     hp.Int("units", 16, 256, default=64)  # 50 in the paper, for all tasks together.
     hp.Float("dropout", 0.0, 0.5, default=0.0)  # Applied to the attention weights.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
@@ -94,7 +96,7 @@ def build_model(hp):
 
 
 def attend(hp, story, question):
-    """Adds to the question what it attends to in the story, hop by hop (section 2.2 of the paper): (B, units)."""
+    """Adds to the question's vector, in every hop, what it attends to in the story (the paper's 2.2): (B, units)."""
     real = ops.not_equal(story[:, :, 0], 0)  # (B, S)
     number = ops.cumsum(ops.cast(real, "int32"), axis=1)
     age = ops.max(number, axis=1, keepdims=True) - number  # (B, S), 0 for the last sentence.
@@ -115,7 +117,7 @@ def sentence_vectors(hp, tokens, name, age=None):
     length = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1.0)
     position = ops.expand_dims(ops.cumsum(real, axis=-1) / length, -1)  # (..., words, 1), 1 at the last word.
     unit = ops.arange(1, hp["units"] + 1, dtype="float32") / hp["units"]
-    # The weights fall along the sentence for some units and rise for others, so that the sum preserves word order.
+    # The weights fall along the sentence for some units and rise for others, so that the sum encodes word order.
     weights = (1.0 - position) - unit * (1.0 - 2.0 * position)  # (..., words, units)
     words = layers.Embedding(VOCABULARY_SIZE, hp["units"], RandomNormal(stddev=0.1), name=f"{name}_words")(tokens)
     vectors = ops.sum(words * weights * ops.expand_dims(real, -1), axis=-2)
@@ -184,7 +186,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The accuracy on the test questions, by task and on average, the baselines', and the share of facts found."""
+    """Accuracy on the test questions, by task and on average, for the model and the baselines; share of facts found."""
     questions = read("test", hp["examples"])
     tasks, right = (np.array([each[key] for each in questions]) for key in ("task", "answer"))
     answers, hops = answer(model, assets(hp), questions)
@@ -192,7 +194,7 @@ def evaluate(model, hp):
     shares = np.stack([correct[tasks == task].mean(axis=0) for task in range(1, 6)])  # (tasks, 3)
     results = dict(zip(("accuracy", "commonest_accuracy", "latest_accuracy"), shares.mean(axis=0)))
     results |= {f"accuracy_task_{task}": share for task, share in enumerate(shares[:, 0], start=1)}
-    if hops:  # The share of supporting facts that get the largest weight in some hop.
+    if hops:  # The share of supporting facts with the largest weight in some hop.
         most = np.argmax(hops, axis=2) + [max(0, len(each["story"]) - hp["sentences"]) for each in questions]
         found = [np.isin(each["supporting"], most[:, index]).mean() for index, each in enumerate(questions)]
         results["facts_looked_at"] = np.mean(found)
@@ -200,7 +202,7 @@ def evaluate(model, hp):
 
 
 def baselines(hp, questions):
-    """Two baselines' answers: the task's most frequent, and the story's last possible one that the question lacks."""
+    """Two baselines' answers: the task's most frequent one, and the story's last possible one not in the question."""
     known = [(each["task"], each["answer"]) for each in read("train", hp["examples"])]
     counts = {task: collections.Counter(word for other, word in known if other == task) for task in range(1, 6)}
     latest = []
@@ -212,7 +214,7 @@ def baselines(hp, questions):
 
 
 def answer(model, assets, questions):
-    """Answers questions, {"story": list of str, "question": str}; also returns each hop's attention, (N, sentences)."""
+    """Answers questions, {"story": list of str, "question": str}; also returns each hop's attention (N, sentences)."""
     words, sentences = assets["vocabulary.txt"].split(), int(assets["sentences.txt"])
     stories, asked = inputs_of(questions, words, sentences)
     outputs = {layer.name: layer.output for layer in model.layers if layer.name.startswith(("answer", "hop_"))}
@@ -222,15 +224,15 @@ def answer(model, assets, questions):
 
 
 def predict(model, assets, inputs):
-    """Answers questions: each input is a story that ends with its question, each answer a word.
+    """Answers questions: each input is a story that ends with its question, each output a word.
 
-    The first seven words of a sentence are read. Raises ValueError if the story or the question mark is missing.
+    Only the first seven words of a sentence are read. Raises ValueError if the story or the question mark is missing.
 
         model = keras.models.load_model("model.keras")
         assets = {name: open(name).read() for name in ("vocabulary.txt", "sentences.txt")}
         predict(model, assets, ["Mary went to the kitchen. John left. Where is Mary?"])
     """
-    texts = [re.findall(r"[^.?]*\w[^.?]*[.?]?", text) for text in inputs]  # Sentences with their marks.
+    texts = [re.findall(r"[^.?]*\w[^.?]*[.?]?", text) for text in inputs]  # Sentences with punctuation.
     for text, sentences in zip(inputs, texts):
         if len(sentences) < 2 or not sentences[-1].endswith("?"):
             raise ValueError(f'{text!r} is not a story and a question, such as "John is at home. Where is John?"')
@@ -246,10 +248,10 @@ def assets(hp):
 
 
 def show(model, hp):
-    """What the model attended to in validation stories of three tasks."""
+    """What the model attends to in validation stories of three tasks; sentences that matter are bold."""
     questions = read("validation", hp["examples"])
     picture, axes = new(18.6, 5.0, columns=3)
-    for ax, task in zip(axes, (2, 3, 5)):  # An answer rests on several facts, or a sentence names three things.
+    for ax, task in zip(axes, (2, 3, 5)):  # Answers depend on several facts, or sentences name three things.
         of_task = (each for each in questions if each["task"] == task)
         chosen = min(of_task, key=lambda each: abs(len(each["story"]) - 14))
         (given,), hops = answer(model, assets(hp), [chosen])

@@ -1,14 +1,15 @@
-"""An encoder-decoder that can copy from its input writes subject lines for the Enron emails in aeslc.
+"""An encoder-decoder that can copy words from its input writes subject lines for emails.
 
 Result    rouge l beam 24.972 with one seed, 15.1 minutes a run (15.7 of CPU) on 2 cores
 Baseline  lead: the email's first sentence
 Published 23.44 ROUGE-L: extractor and abstractor, reinforcement learning, pretrained word vectors (Zhang and Tetreault
-          2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, has 36.8
-Paper     See, Liu and Manning, Get To The Point, 2017, https://arxiv.org/abs/1704.04368; here with GRUs, with subwords
-          instead of an extended vocabulary for copied words, and without coverage, which short texts do not need
+          2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, reaches 36.8
+Paper     See, Liu and Manning, Get To The Point: Summarization with Pointer-Generator Networks, 2017,
+          https://arxiv.org/abs/1704.04368. Here with GRUs instead of LSTMs, subwords instead of an extended vocabulary
+          for copied words, and no coverage mechanism, since a subject line is too short to repeat itself.
 Answers   Is it better than the email's first sentence? Yes: 25.0 ROUGE-L against 14.0.
-          How many of its words are in the email? 76%, against 52% in the original subject lines.
-          What does beam search add? Nothing: 25.0 ROUGE-L with a beam, 25.5 without.
+          How many of its words occur in the email? 76%; of words in original subject lines, 52%.
+          What does beam search add? Nothing: 25.0 ROUGE-L, 25.5 with greedy decoding.
           What does copying add? not measured yet
 
     python -m recipes.seq2seq.summarization
@@ -37,16 +38,16 @@ from common.text import byte_pair_tokenizer, teacher_forcing, tokens_of
 PROMISE = {
     "figure": {"metric": "rouge_l_beam", "better": "higher"},
     "monitor": {"metric": "val_nats", "better": "lower"},
-    "baseline": {"metric": "lead_rouge_l", "name": "the mail's first sentence"},
+    "baseline": {"metric": "lead_rouge_l", "name": "the email's first sentence"},
     "published": {"value": 23.44, "source": "Zhang and Tetreault 2019, their own system"},
     "data": ["aeslc"],
     "tolerance": 2.0,  # For `verify`, since one seed shows no spread.
     "answers": {
         "Is it better than the email's first sentence?": "Yes: {rouge_l_beam:.1f} ROUGE-L against {lead_rouge_l:.1f}.",
-        "How many of its words are in the email?": (
-            "{words_from_mail_written:.0%}, against {words_from_mail_in_references:.0%} in the original subject lines."
+        "How many of its words occur in the email?": (
+            "{words_from_mail_written:.0%}; of words in original subject lines, {words_from_mail_in_references:.0%}."
         ),
-        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L with a beam, {rouge_l_greedy:.1f} without.",
+        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L, {rouge_l_greedy:.1f} with greedy decoding.",
         "What does copying add?": "not measured yet",
     },
 }
@@ -62,13 +63,13 @@ LONGEST = 24  # Tokens of a subject line, at most.
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 48, 14_436, default=14_436)  # At most, from each split.
+    hp.Int("examples", 48, 14_436, default=14_436)  # Emails read from each split, at most.
     hp.Int("epochs", 1, 40, default=10)
     hp.Int("batch_size", 16, 256, step=16, default=32)
     hp.Int("vocabulary_size", 500, 16_000, step=500, default=6_000)  # Subwords, for emails and subject lines.
-    hp.Int("length", 20, 400, step=10, default=100)  # Tokens read of an email, whose point comes early.
+    hp.Int("length", 20, 400, step=10, default=100)  # Tokens read from an email, whose point comes early.
     hp.Int("units", 32, 1024, step=32, default=192)
-    hp.Boolean("copying", default=True)  # False writes from the vocabulary alone.
+    hp.Boolean("copying", default=True)  # False generates every subword from the vocabulary.
     hp.Float("dropout", 0.0, 0.7, step=0.1, default=0.4)
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
@@ -76,14 +77,14 @@ def configure(hp):
 
 
 def build_model(hp):
-    """Teacher forcing: (mail (B, S), subject shifted right (B, T), subject (B, T)) to the subject's log p (B, T).
+    """Teacher forcing: (email (B, S), subject shifted right (B, T), subject (B, T)) to the subject's log p (B, T).
 
     A token's probability is that of generating times its softmax, plus that of copying times the attention to all its
-    places in the mail (See et al. 2017, eq. 9); the third input says which token.
+    occurrences in the email (See et al. 2017, eq. 9); the third input says which token.
     """
     units = hp["units"]
     gru = functools.partial(layers.GRU, units, return_sequences=True, return_state=True)
-    # One matrix for mail, subject and output (Press and Wolf 2016): small for the logits, then rescaled.
+    # One matrix for email, subject and output (Press and Wolf 2016): small for the logits, then rescaled.
     small = keras.initializers.RandomNormal(stddev=units**-0.5)
     embedding = layers.ReversibleEmbedding(hp["vocabulary_size"], units, embeddings_initializer=small)
     rescaled = layers.Rescaling(units**0.5)
@@ -94,7 +95,7 @@ def build_model(hp):
     outputs, *last_states = layers.Bidirectional(gru(), name="encoder")(dropout(rescaled(embedding(mail))), mask=mask)
     memory = layers.Dense(units, name="memory")(dropout(outputs))  # (B, S, units)
     state = layers.Dense(units, activation="tanh", name="state")(ops.concatenate(last_states, axis=-1))
-    # Each initial state of the decoder has a layer of its own, which `decoder` replaces with later states.
+    # Each initial state of the decoder is a layer of its own, whose output `decoder` replaces with later states.
     query_state, answer_state = layers.Identity(name="query_state")(state), layers.Identity(name="answer_state")(state)
 
     shifted = keras.Input((None,), dtype="int32", name="shifted_subject")
@@ -132,7 +133,7 @@ class Surprise(keras.losses.Loss):
 
 @functools.cache
 def read(examples, split):
-    """The split's emails and subject lines as lists of str, all white space as single spaces."""
+    """The split's emails and subject lines as lists of str, with single spaces for all white space."""
     pairs = list(tfds.load("aeslc", split=SPLITS[split]).take(examples).as_numpy_iterator())
     return tuple([" ".join(pair[key].decode().split()) for pair in pairs] for key in ("email_body", "subject_line"))
 
@@ -145,7 +146,7 @@ def train_tokenizer(examples, vocabulary_size):
 
 
 def load_data(hp, split):
-    """Batches of (mail (B, S), subject shifted right (B, T), subject (B, T)), subject again, weight (B, T)."""
+    """Batches of (email (B, S), subject shifted right (B, T), subject (B, T)), subject again, weight (B, T)."""
     tokenizer = train_tokenizer(hp["examples"], hp["vocabulary_size"])
     mails, subjects = read(hp["examples"], split)
     mails = tokens_of(tokenizer, mails, slice(hp["length"]))
@@ -169,7 +170,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """ROUGE on test, greedy and with a beam, and the lead's; the share of the subjects' words that the email has."""
+    """ROUGE on test: greedy, with a beam, and the lead's; the share of the subjects' words that occur in the email."""
     mails, subjects = read(hp["examples"], "test")
     by_beam, greedily = (predict(model, assets(hp), mails, beam_size) for beam_size in (5, 1))
     return {
@@ -190,13 +191,13 @@ def rouge(written, references):
 
 
 def share_from_mail(subjects, mails):
-    """The share of the subjects' words that occur in their mails, in lower case."""
+    """The share of the subjects' words that occur in their emails, ignoring case."""
     pairs = [(subject.lower().split(), mail.lower().split()) for subject, mail in zip(subjects, mails, strict=True)]
     return float(np.mean([word in mail for subject, mail in pairs for word in subject] or [0.0]))
 
 
 def predict(model, assets, inputs, beam_size=5):
-    """Writes subject lines: each input is an email's text, or the path of a text file; a beam of 1 decodes greedily.
+    """Writes subject lines: each input is the text of an email or the path of a text file; a beam of 1 is greedy.
 
     Raises ValueError for an email without a word.
 
@@ -207,7 +208,7 @@ def predict(model, assets, inputs, beam_size=5):
     texts = [pathlib.Path(each).read_text(encoding="utf-8") if os.path.isfile(each) else each for each in inputs]
     mails = [" ".join(text.split()) for text in texts]
     if not all(mails):
-        raise ValueError("an input is empty: expected the text of an email, or the path of a file with it")
+        raise ValueError("an input is empty: expected the text of an email, or the path of a text file")
     tokenizer = tokenizers.Tokenizer.from_str(assets["vocabulary.json"])
     source = tokens_of(tokenizer, mails, slice(int(assets["length.txt"]))).to_tensor()
     decode = decoder(model, START, END, LONGEST, 1.0, ("logits", "attention", "writing"), log_mixture)
@@ -215,7 +216,7 @@ def predict(model, assets, inputs, beam_size=5):
 
 
 def log_mixture(mail, outputs):
-    """log p (N, V) that each token of the vocabulary comes next, generated or copied."""
+    """The log-probability (N, V) that each token of the vocabulary comes next, generated or copied."""
     probability = tf.nn.softmax(outputs["logits"][:, 0])
     if "writing" in outputs:
         places = tf.stack([tf.cumsum(tf.ones_like(mail), exclusive=True), mail], axis=-1)  # (N, S, 2): row and token
@@ -232,7 +233,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """Where each subword of a subject line comes from: the vocabulary, or a place in the email."""
+    """Where each subword of a subject line comes from: the vocabulary or a place in the email."""
     mails, subjects = zip(*sorted(zip(*read(hp["examples"], "validation")), key=lambda pair: len(pair[0]))[:10])
     written = predict(model, assets(hp), mails)
     samples = map("mail     {}\nsubject  {}\nwritten  {}".format, mails, subjects, written)

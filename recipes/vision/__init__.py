@@ -1,1 +1,1 @@
-"""Convolutional networks and what they learn to see."""
+"""Vision: convolutional networks and what they learn to see."""

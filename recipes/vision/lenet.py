@@ -1,13 +1,16 @@
 """LeNet-5, the convolutional network of 1998, classifies the handwritten digits of MNIST.
 
-Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 1.9 minutes a run (1.4 of CPU) on 2 cores
+Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 2.6 minutes a run (1.5 of CPU) on 2 cores
 Baseline  the nearest mean digit (a linear classifier), and always the most frequent digit
 Published 0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,
-          https://doi.org/10.1109/5.726791. Layers and sizes are the paper's. Here every map of C3 is connected to all
-          six of S2, pooling has no weights, the output is a softmax instead of radial basis functions, and the
-          training is today's: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
-Answers   not measured yet
+          https://doi.org/10.1109/5.726791. Layers and sizes are the paper's. Here every map of layer C3 is connected to
+          all six of S2, pooling has no weights, the output is a softmax instead of radial basis functions, and the
+          rest is modern: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
+Answers   What does a convolutional network add to a linear classifier? It classifies 99.5% of the test digits
+          correctly, the nearest-mean classifier only 82.1%.
+          What do ReLU and max pooling add to the network of 1998? not measured yet
+          What does augmentation add? not measured yet
 
     python -m recipes.vision.lenet
     python -m recipes.vision.lenet --set activation=tanh pooling=average
@@ -33,7 +36,7 @@ PROMISE = {
     "data": ["mnist"],
     "answers": {
         "What does a convolutional network add to a linear classifier?": (
-            "It classifies {accuracy:.1%} of the test digits correctly, the nearest mean digit only "
+            "It classifies {accuracy:.1%} of the test digits correctly, the nearest-mean classifier only "
             "{nearest_mean_accuracy:.1%}."
         ),
         "What do ReLU and max pooling add to the network of 1998?": "not measured yet",
@@ -50,16 +53,16 @@ SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 55_000, default=55_000)  # the most that are read from each split
-    hp.Int("epochs", 1, 60, default=12)  # as in the published run
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
+    hp.Int("epochs", 1, 60, default=12)  # As in the published run.
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
-    hp.Choice("activation", ["relu", "tanh"], default="relu")  # the paper's is a scaled tanh
-    hp.Choice("pooling", ["max", "average"], default="max")  # the paper averages
-    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # the peak of the one-cycle schedule
+    hp.Choice("activation", ["relu", "tanh"], default="relu")  # The paper uses a scaled tanh.
+    hp.Choice("pooling", ["max", "average"], default="max")  # The paper averages.
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.05)
-    hp.Float("shift", 0.0, 0.2, default=0.08)  # the largest one, as a share of the image's side
-    hp.Float("turn", 0.0, 0.1, default=0.03)  # the largest one, as a share of a full turn: 0.03 is 11 degrees
+    hp.Float("shift", 0.0, 0.2, default=0.08)  # At most, as a share of the image's side.
+    hp.Float("turn", 0.0, 0.1, default=0.03)  # At most, as a share of a full turn: 0.03 is 11 degrees.
     return hp
 
 
@@ -140,10 +143,10 @@ def classify(model, images):
 
 
 def predict(model, assets, inputs):
-    """Classifies digits: each input is the path of an image file, each answer a digit and its probability, "7 (0.998)".
+    """Classifies digits: each input is the path of an image file, each output a digit and its probability, "7 (0.998)".
 
-    An image shows one digit, dark on light or light on dark, at any size and place; there are no assets. Raises
-    ValueError for a file that is not an image, or that shows nothing.
+    An image shows one digit, dark on light or light on dark, at any size and position; there are no assets. Raises
+    ValueError for a file that is not an image, or that shows no digit.
 
         model = keras.models.load_model("model.keras")
         assets = {}
@@ -154,13 +157,12 @@ def predict(model, assets, inputs):
 
 
 def load_digit(path):
-    """The digit in an image file, prepared like MNIST's: (28, 28, 1) uint8, 20 pixels long, its mass in the middle."""
+    """The digit in an image file, prepared like MNIST's: (28, 28, 1) uint8, 20 pixels long, centred by its mass."""
     try:
         grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))[..., 0]
     except OSError as error:
         raise ValueError(f"{path!r} is not an image file that can be read") from error
-    ink = 255 - grey if grey.mean() > 127.5 else grey
-    ink = np.maximum(ink - np.median(ink), 0)  # Most pixels are paper, which need not be white.
+    ink = np.abs(grey - np.median(grey))  # Most pixels are paper, light or dark.
     if ink.max() < 32:
         raise ValueError(f"{path!r} shows no digit: its brightness is the same everywhere")
     points = np.argwhere(ink > ink.max() / 4)
@@ -178,7 +180,7 @@ def show(model, hp):
     wrong = np.flatnonzero(answers != digits)
     wrong = wrong[np.argsort(-probabilities[wrong])]  # The most confident mistake comes first.
     heading = f"{len(wrong)} of {len(images):,} validation digits are misclassified; the most confident mistakes first"
-    titles = [f"{digits[index]} read as {answers[index]}" for index in wrong]
+    titles = [f"{digits[index]} taken for {answers[index]}" for index in wrong]
 
     outputs = [model.get_layer(name).output for name in ("C1", "C3")]
     first, second = (np.moveaxis(maps[0], -1, 0) for maps in keras.Model(model.inputs[0], outputs)(images[:1]))

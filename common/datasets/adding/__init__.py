@@ -1,4 +1,4 @@
-"""The adding problem: remember two marked numbers of a long sequence, and add them."""
+"""The adding problem: remember the two marked numbers of a long sequence, and add them."""
 
 from .adding_dataset_builder import Builder
 

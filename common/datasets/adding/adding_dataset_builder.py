@@ -1,4 +1,4 @@
-"""TFDS builder of the adding problem: generated, nothing is downloaded."""
+"""TFDS builder of the adding problem: the data are generated, nothing is downloaded."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ class Config(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Numbers between 0 and 1, two of them marked, one in each half; the answer is their sum."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [

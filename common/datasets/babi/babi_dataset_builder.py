@@ -1,4 +1,4 @@
-"""Reads bAbI tasks 1 to 5, version 1.2, English, 1,000 questions a task and split."""
+"""Reads bAbI tasks 1 to 5, version 1.2, in English: 1,000 questions per task and split."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,9 +17,9 @@ TASKS = (
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Questions with all that their story told before; the first of every task, then the second of every task, ..."""
+    """Questions with their story so far; the first question of every task, then the second of every task, ..."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Tasks 1 to 5 of v1.2, en."}
 
@@ -29,10 +29,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "task": np.int64,  # 1 to 5
-                    "story": tfds.features.Sequence(text),  # The sentences so far, questions left out.
+                    "story": tfds.features.Sequence(text),  # The sentences so far, without questions.
                     "question": text,
                     "answer": text,
-                    "supporting": tfds.features.Sequence(np.int64),  # Sentences that the answer rests on, from 0.
+                    "supporting": tfds.features.Sequence(np.int64),  # Indices of the sentences it depends on.
                 }
             ),
             homepage="https://research.fb.com/downloads/babi/",
@@ -56,7 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def read_questions(path, task):
     """Yields the questions of a file, whose lines are numbered from 1 within a story.
 
-    A question's line holds the question, the answer and the numbers of the lines that support it, parted by tabs.
+    A question's line holds the question, the answer and the numbers of the lines that support it, separated by tabs.
     """
     with open(path, encoding="utf-8") as file:
         for line in file:

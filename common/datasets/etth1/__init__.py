@@ -1,4 +1,4 @@
-"""etth1: two years of an electricity transformer, hour by hour."""
+"""etth1: hourly measurements of an electricity transformer over two years."""
 
 from .etth1_dataset_builder import Builder
 

@@ -6,16 +6,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv"
-# High, middle and low voltage side, useful and useless load of each, and the oil temperature.
+# Useful and useless load on the high, middle and low voltage sides, and the oil temperature.
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 MONTH = 30 * 24  # hours
 SPLITS = {"train": (0, 12 * MONTH), "validation": (12 * MONTH, 16 * MONTH), "test": (16 * MONTH, 20 * MONTH)}
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """One example an hour, in order of time."""
+    """One example per hour, in order of time."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "12, 4 and 4 months of 30 days each, from 2016-07-01 on."}
 

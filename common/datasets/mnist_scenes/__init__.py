@@ -1,4 +1,4 @@
-"""Pictures of several mnist digits, and captions that tell how they lie."""
+"""Images of several MNIST digits, with captions that describe how they are arranged."""
 
 from .mnist_scenes_dataset_builder import Builder
 

@@ -1,11 +1,11 @@
-"""TFDS builder of captioned pictures, composed of TFDS's mnist."""
+"""TFDS builder of captioned images, composed of MNIST digits."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIDE, CELL, DIGIT = 64, 16, 14  # Pixels of a picture's side, of a digit's place, of a digit.
-MOST = SIDE // CELL  # Digits in a picture, in a row, and rows, at most.
+SIDE, CELL, DIGIT = 64, 16, 14  # Side lengths in pixels: of an image, of a digit's cell, of a digit.
+MOST = SIDE // CELL  # The most digits in an image or in a row, and the most rows.
 # A pair of digits (a, b) is withheld from training where (b - a) modulo 10 is this.
 WITHHELD = {"left of": 3, "above": 7}
 
@@ -13,10 +13,10 @@ WITHHELD = {"left of": 3, "above": 7}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Two to four digits in rows; the caption names them in reading order, so that only one is right."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    # Pictures, which digits of mnist, and whether every picture has a withheld pair, or none.
+    # The number of images, the MNIST digits used, and whether every image has a withheld pair or none has.
     SPLITS = {
         "train": (25_000, "train[:54000]", False),
         "validation": (2_000, "train[54000:]", False),
@@ -53,25 +53,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def shrink(digits):
-    """Halves the side of digits (N, 28, 28): (N, 14, 14), uint8."""
+    """Halves the side length of digits (N, 28, 28): (N, 14, 14), uint8."""
     return digits.reshape(-1, DIGIT, 2, DIGIT, 2).mean(axis=(2, 4), dtype="float32").round().astype("uint8")
 
 
 def draw_scenes(generator, labels, pictures, unseen):
-    """Draws digits, how many of them, and how they are broken into rows.
+    """Draws the digits of each scene at random, their number, and where new rows begin.
 
-    labels: (digits,), what each one shows.
-    unseen: scenes have a withheld pair, or none.
+    labels: (digits,), the digit that each MNIST image shows.
+    unseen: whether every scene has a withheld pair, or none has.
 
     Returns:
-        Indices into `labels` (pictures, 4), whether a new row begins after a digit (pictures, 3), and how many digits
-        count (pictures,), 2 to 4.
+        Indices into `labels` (pictures, 4), whether a new row begins after a digit (pictures, 3), and how many of the
+        digits are used (pictures,), 2 to 4.
     """
     counts = generator.integers(2, MOST, pictures, endpoint=True)
     chosen = np.zeros((pictures, MOST), int)
     breaks = np.zeros((pictures, MOST - 1), bool)
     drawn = np.arange(pictures)
-    while len(drawn):  # Scenes of the wrong kind are drawn again, all but for their number of digits.
+    while len(drawn):  # Scenes of the wrong kind are drawn again, with the same number of digits.
         chosen[drawn] = generator.integers(len(labels), size=(len(drawn), MOST))
         breaks[drawn] = generator.random((len(drawn), MOST - 1)) < 0.5
         digits = labels[chosen[drawn]]
@@ -84,7 +84,7 @@ def draw_scenes(generator, labels, pictures, unseen):
 
 
 def paint(generator, digits, breaks, counts):
-    """Puts digits (N, 4, 14, 14) on black canvases: (N, 64, 64), uint8."""
+    """Places digits (N, 4, 14, 14) on black images: (N, 64, 64), uint8."""
     pictures = len(digits)
     spaces = np.arange(MOST)
     rows = np.pad(np.cumsum(breaks, axis=1), ((0, 0), (1, 0)))  # (N, 4), each digit's row, from 0.

@@ -12,7 +12,7 @@ FILES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Sentence triples, in the order of the official files."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Task 1, raw text, test_2016_flickr as test."}
 

@@ -1,4 +1,4 @@
-"""numenta: three labelled series of the Numenta anomaly benchmark."""
+"""numenta: three labelled time series of the Numenta anomaly benchmark."""
 
 from .numenta_dataset_builder import Builder
 

@@ -1,4 +1,4 @@
-"""Reads three series with known causes of the Numenta anomaly benchmark, and the windows that hold their anomalies."""
+"""Reads three series of the Numenta anomaly benchmark, and the windows that contain their anomalies."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ FILES = {
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """One split a series, one example a reading, in order of time."""
+    """One split per series, one example per reading, in order of time."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Three series of realKnownCause, labels of combined_windows.json."}
 
@@ -27,7 +27,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 {
                     "timestamp": tfds.features.Text(),
                     "value": np.float32,
-                    "anomaly": np.int64,  # The number of the window that the reading lies in, from 1; 0 for none.
+                    "anomaly": np.int64,  # The number of the window that contains the reading, from 1; 0 for none.
                 }
             ),
             homepage="https://github.com/numenta/NAB",
@@ -44,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, path, windows):
         with open(path, encoding="utf-8", newline="") as file:
             for index, reading in enumerate(csv.DictReader(file)):
-                # All are written as 2014-07-01 00:00:00, with or without a fraction: their order is that of time.
+                # All have the form 2014-07-01 00:00:00, with or without a fraction, so text order is time order.
                 inside = [
                     number
                     for number, (first, last) in enumerate(windows, 1)

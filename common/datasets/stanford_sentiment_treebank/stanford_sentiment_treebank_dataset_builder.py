@@ -1,4 +1,4 @@
-"""Reads the Stanford Sentiment Treebank from its trees in brackets, one a line."""
+"""Reads the Stanford Sentiment Treebank from bracketed trees, one per line."""
 
 import re
 import zipfile
@@ -14,7 +14,7 @@ ESCAPES = {"-LRB-": "(", "-RRB-": ")", "\\/": "/", "\\*": "*"}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Binary trees with a label at every node, in the order of the official files."""
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The trees of trainDevTestTrees_PTB.zip."}
 
@@ -44,15 +44,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def parse(text):
-    """Reads a tree such as "(3 (2 the) (3 (3 best) (2 film)))", or "(the (best film))" where no labels are known.
+    """Parses a tree such as "(3 (2 the) (3 (3 best) (2 film)))", or "(the (best film))" if no labels are known.
 
     Returns:
         words: list of n str, left to right; node i < n of the tree is word i.
         children: (n - 1, 2) int32, the left and the right child of the nodes n, n + 1, ..., each after its children.
-        labels: list of 2 n - 1 int, one a node; 2, neutral, where the text has none.
+        labels: list of 2 n - 1 int, one per node; 2, neutral, where the text has none.
     """
     words, leaf_labels, inner_labels, children = [], [], [], []
-    open_nodes = []  # Of every node that is not closed yet, its label and the children so far.
+    open_nodes = []  # The label and the children so far of every node that is still open.
     for token in re.findall(r"\(\d(?=[\s(])|\(|\)|[^\s()]+", text):
         if token[0] == "(":
             open_nodes.append((int(token[1:] or 2), []))
@@ -65,7 +65,7 @@ def parse(text):
         else:
             label, below = open_nodes.pop()
             if len(below) == 2:
-                # Counted down from -1: how many words there are is known at the end alone.
+                # Counted down from -1, because the number of words is known only at the end.
                 children.append(below)
                 inner_labels.append(label)
                 below = [-len(children)]

@@ -1,16 +1,16 @@
-"""TFDS builder of sums: generated, nothing is downloaded."""
+"""TFDS builder of sums: the data are generated, nothing is downloaded."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """60,000 different sums of two numbers of up to three digits, drawn once with a fixed seed.
+    """60,000 different sums of two numbers of up to three digits, generated with a fixed seed.
 
-    a + b and b + a count as the same sum, so that no split holds the answer to another's question.
+    a + b and b + a count as the same sum, so that no question of one split is answered in another.
     """
 
-    # Raise it whenever the examples change: TFDS goes on serving what it prepared under the old one.
+    # Increase it whenever the examples change: TFDS would otherwise keep serving the data prepared earlier.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     SIZES = {"train": 50_000, "validation": 5_000, "test": 5_000}
