@@ -237,7 +237,7 @@ def show(model, hp):
     inputs = [tf.constant([source.ids]), tf.constant([[START, *target.ids]])]
     (weights,) = keras.Model(model.inputs, model.get_layer("attention").output[1])(inputs)  # (T, S)
     rows, columns = ([piece.removeprefix("▁") for piece in line.tokens] for line in (source, target))
-    picture, axes = new(0.28 * len(columns) + 3.0, 0.22 * len(rows) + 1.5)
+    picture, axes = new(max(6.0, 0.28 * len(columns) + 3.0), 0.22 * len(rows) + 1.5)
     heat_map(axes, weights.numpy().T, rows, [*columns, "end"])
     axes.tick_params(axis="x", rotation=90)
     axes.set(title="What each subword of the reply attends to", xlabel="reply", ylabel="history")
