@@ -21,6 +21,7 @@ rest for testing. Most readings in the wide labelled windows look normal, so ave
 
 import functools
 import json
+import os
 import re
 
 import keras
@@ -210,7 +211,7 @@ def predict(model, assets, inputs):
     for path in inputs:
         readings = np.genfromtxt(path, delimiter=",", usecols=-1, encoding="utf-8", ndmin=1)
         readings = readings[np.isnan(readings[:1]).sum() :]  # Without the header.
-        names = [name for name in known if name in path]
+        names = [name for name in known if name in os.path.basename(path)]
         if not names or len(readings) < window or not np.isfinite(readings).all():
             raise ValueError(f"{path}: expected {window} or more numbers, and one of {', '.join(known)} in the name")
         mean, deviation, validation, labels = known[names[0]]

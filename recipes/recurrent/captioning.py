@@ -214,7 +214,8 @@ def predict(model, assets, inputs):
     """Describes images: each input is the path of an image file, each output a caption.
 
     An image has two to four digits in rows, light on dark or dark on light. It is resized to 64 x 64 pixels, of which a
-    digit should take about 14 x 14. There are no assets. Raises ValueError for a file that is not an image.
+    digit should take about 14 x 14. There are no assets. Raises ValueError for a file that is not an image
+    or shows no digit.
 
         model = keras.models.load_model("model.keras")
         assets = {}
@@ -227,7 +228,10 @@ def predict(model, assets, inputs):
         except OSError as error:
             raise ValueError(f"{path!r} is not an image file that can be read") from error
         pixels = keras.utils.img_to_array(image)
-        images.append(np.abs(pixels - np.median(pixels)).astype("uint8"))  # Light on black, as in training.
+        ink = np.abs(pixels - np.median(pixels))  # Light on black, as in training.
+        if ink.max() < 32:
+            raise ValueError(f"{path!r} shows no digit: its brightness is the same everywhere")
+        images.append(np.rint(ink * (255 / ink.max())).astype("uint8"))
     return caption(model, np.stack(images))
 
 

@@ -28,6 +28,7 @@ Answers   Does the mask matter? With padding on the right, accuracy is 0.886 wit
 import functools
 import itertools
 import json
+import re
 
 import keras
 import numpy as np
@@ -197,10 +198,14 @@ def words_and_pairs(row):
 def predict(model, assets, inputs):
     """Classifies reviews: each input is a text, each output "positive" or "negative" with its probability.
 
-    model = keras.models.load_model("model.keras")
-    assets = {name: open(name).read() for name in ("vocabulary.txt", "settings.json")}
-    predict(model, assets, ["A film that is anything but wonderful."])
+    Raises ValueError for a review without a word.
+
+        model = keras.models.load_model("model.keras")
+        assets = {name: open(name).read() for name in ("vocabulary.txt", "settings.json")}
+        predict(model, assets, ["A film that is anything but wonderful."])
     """
+    if not all(re.search(r"\w", text) for text in inputs):
+        raise ValueError('a review has no words: expected text, such as "A film that is anything but wonderful."')
     tokens = encode(inputs, assets["vocabulary.txt"].split("\n"), **json.loads(assets["settings.json"]))
     probabilities = model.predict(tokens, verbose=0)[:, 0]
     return [f"{'positive' if each > 0.5 else 'negative'} ({max(each, 1 - each):.2f})" for each in probabilities]

@@ -186,7 +186,7 @@ def predict(model, assets, inputs):
         predict(model, assets, ["535+61"])
     """
     for text in inputs:
-        if not re.fullmatch("[0-9]{1,3}[+][0-9]{1,3}", text):
+        if not re.fullmatch("(0|[1-9][0-9]{0,2})[+](0|[1-9][0-9]{0,2})", text):
             raise ValueError(f'{text!r} is not a sum of two numbers of one to three digits, such as "535+61"')
     decoder, logits = model.get_layer("decoder"), model.get_layer("logits")
     embedding = model.get_layer("answer_embedding")

@@ -36,8 +36,8 @@ PROMISE = {
     "data": ["mnist"],
     "answers": {
         "Does a pretrained base help?": (
-            "With 10 labels it reaches {fine-tuned-10:.1%} instead of {scratch-10:.1%} from scratch, with 5,000 "
-            "{fine-tuned-5000:.1%} instead of {scratch-5000:.1%}."
+            "With 10 labels it reaches {fine-tuned-10:.1%} instead of {scratch-10:.1%} from scratch, with 1,000 "
+            "{fine-tuned-1000:.1%} and {scratch-1000:.1%}."
         ),
         "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
         "Do frozen weights move?": "No, by {frozen-weights-moved:g}; their statistics by {frozen-statistics-moved:g}.",
@@ -218,7 +218,9 @@ def load_image(path, shape):
     """The image in a file, uint8; a digit is prepared like MNIST's, 20 pixels long, centred by its mass."""
     try:
         if shape[-1] == 3:
-            return keras.utils.img_to_array(keras.utils.load_img(path, target_size=shape[:2]), dtype="uint8")
+            return keras.utils.img_to_array(
+                keras.utils.load_img(path, target_size=shape[:2], interpolation="lanczos"), dtype="uint8"
+            )
         grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))[..., 0]
     except OSError as error:
         raise ValueError(f"{path!r} is not an image file that can be read") from error
