@@ -1,0 +1,30 @@
+"""Pictures in: a file of one's own, in the form of the data set that a network was trained on."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def load_object(path, length):
+    """The object in a picture file, as MNIST and Fashion-MNIST have it: (28, 28, 1), 0 = background, 255 at most.
+
+    It is cut out, its longer side scaled to `length` pixels, and its centre of mass put in the middle.
+
+    Raises:
+        ValueError: the file is no picture, or shows nothing.
+    """
+    try:
+        grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    strength = np.abs(grey - np.median(border))  # Dark on light or light on dark; paper need not be white.
+    if strength.max() < 32:
+        raise ValueError(f"{path} shows nothing: the whole picture has the same brightness")
+    rows, columns, _ = np.nonzero(strength > strength.max() / 4)
+    strength = strength[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] * (255 / strength.max())
+    size = [max(1, round(length * side / max(strength.shape))) for side in strength.shape[:2]]
+    small = ops.convert_to_numpy(ops.image.resize(strength, size, antialias=True)).clip(0, 255)
+    centres = (np.average(np.arange(side), weights=small.sum(axis=(1 - axis, 2))) for axis, side in enumerate(size))
+    top, left = (int(np.clip(round(13.5 - centre), 0, 28 - side)) for centre, side in zip(centres, size))
+    return np.pad(small, [(top, 28 - size[0] - top), (left, 28 - size[1] - left), (0, 0)]).round().astype("uint8")

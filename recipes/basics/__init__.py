@@ -1,0 +1,1 @@
+"""The basics: one idea at a time, on data small enough to see it."""

@@ -1,0 +1,38 @@
+"""Pictures from files."""
+
+import keras
+import numpy as np
+import pytest
+
+from common import images
+
+
+def save(path, grey):
+    keras.utils.save_img(path, np.asarray(grey, "float32")[..., None], scale=False)
+    return path
+
+
+@pytest.mark.parametrize("paper, ink", [(255, 0), (230, 60), (0, 255)])
+def test_an_object_is_cut_out_scaled_and_centred_dark_on_light_or_light_on_dark(tmp_path, paper, ink):
+    grey = np.full((90, 120), paper)
+    grey[10:50, 70:80] = ink  # A bar, 40 pixels high and 10 wide.
+    found = images.load_object(save(tmp_path / "bar.png", grey), length=20)
+    assert found.shape == (28, 28, 1) and found.dtype == "uint8"
+    expected = np.zeros((28, 28))
+    expected[4:24, 11:16] = 255
+    assert np.abs(found[..., 0] - expected).max() <= 1 or np.abs(found[..., 0] - np.roll(expected, 1, 1)).max() <= 1
+
+
+def test_an_object_that_fills_the_picture_stays_whole(tmp_path):
+    grey = np.zeros((56, 56))
+    grey[1:-1, 4:-4] = 200
+    found = images.load_object(save(tmp_path / "shirt.png", grey), length=28)
+    assert np.count_nonzero(found) >= 28 * 24 and found.max() == 255
+
+
+def test_what_is_no_picture_or_shows_nothing_is_refused_in_a_line(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    save(tmp_path / "empty.png", np.full((30, 30), 200))
+    for name, complaint in (("text.png", "cannot be read"), ("empty.png", "shows nothing"), ("none.png", "cannot be")):
+        with pytest.raises(ValueError, match=rf"^[^\n]*{name}[^\n]*{complaint}[^\n]*$"):
+            images.load_object(tmp_path / name, length=20)
