@@ -1,11 +1,18 @@
 """Backpropagation by hand, node by node, gives the gradients that TensorFlow gives, on a network for penguins.
 
-Result    not measured yet
+Result    agreeing decimals 7.651 ± 0.000 over 3 seeds, 0.2 minutes a run (0.0 of CPU) on 2 cores
 Baseline  finite differences of the fourth order, with the best of twelve step widths
 Published the recipe's own aim, 5 agreeing decimals in float32, since nothing comparable is published
 Paper     Rumelhart, Hinton, Williams: Learning representations by back-propagating errors, 1986,
           https://doi.org/10.1038/323533a0; here with cross-entropy and three species of penguins
-Answers   not measured yet
+Answers   How does backpropagation get its gradients? From the loss backwards, each node multiplies its gradient by its
+          own derivative and adds the product to the nodes that it was computed from. One pass back gives the gradients
+          of all 35 weights.
+          How can one check them? By another program: the gradients by hand and by GradientTape agree to 7.7 decimals in
+          float32 and to 15.5 in float64. And by nudging one weight at a time, which takes 140 forward passes: at its
+          best step width, to 5.5 decimals in float32 and 12.5 in float64.
+          Does training by hand lead where `fit` leads? Yes: after 100 steps of gradient descent the weights agree to
+          6.6 decimals, and 100.0% and 100.0% of the test penguins are recognised.
 
     python -m recipes.basics.backpropagation
     python -m recipes.basics.backpropagation --try "39.1 18.7 181 3750"

@@ -6,7 +6,11 @@ Published 0.97, the recipe's own aim: nobody has published a figure for MNIST th
 Paper     Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002; Menon et al.,
           Long-tail learning via logit adjustment, 2021, https://arxiv.org/abs/2007.07314, for the "adjusted" loss;
           the calibration error is that of Guo et al., 2017, https://arxiv.org/abs/1706.04599, with ten bins
-Answers   not measured yet
+Answers   Cross-entropy or squared error for classes? not measured yet
+          Categorical or sparse? not measured yet
+          Softmax or sigmoid at the output? not measured yet
+          What helps a rare class? not measured yet
+          Whose probabilities can one believe? not measured yet
 
     python -m recipes.basics.losses
     python -m recipes.basics.losses --set loss=weighted rare_weight=50
