@@ -50,7 +50,8 @@ def prepare_one(name):
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         raise Unavailable(f"TFDS has no data set {name!r}") from error
-    if pathlib.Path(builder.data_path, "dataset_info.json").exists():
+    ready = pathlib.Path(builder.data_path, "dataset_info.json")
+    if ready.exists():
         return
     downloads = pathlib.Path(builder.data_dir_root) / "downloads"
     missing = {
@@ -65,6 +66,8 @@ def prepare_one(name):
             reach(url)
         builder.download_and_prepare()
     except FAILURES as error:
+        if ready.exists():  # Another process prepared it in the meantime.
+            return
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(
             f"data set {name} ({size} to download) is not in {builder.data_path} and could not be prepared: {reason}; "
