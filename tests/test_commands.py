@@ -17,6 +17,7 @@ import pytest
 
 from common import callbacks, files
 from common.cookbook import catalogue, command_line, copying, errors, preparation, results, runs, settings
+from common.datasets import sums
 from conftest import OtherProcess
 from recipes import __main__ as commands
 
@@ -51,6 +52,7 @@ def test_help_has_every_hyperparameter_with_range_and_remark_at_once(quick):
 
 
 def test_a_run_starts_without_tensorflow_s_messages_and_ends_with_what_to_do_next(tmp_path):
+    preparation.prepare([sums.Builder.name])  # Whose progress the first run would show.
     done = command(f"recipes.{NAME}", "--tiny", "--out", str(tmp_path))
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("Training addition")
