@@ -8,7 +8,9 @@ Paper     Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale 
           stage, and two dense layers with dropout are the paper's. Here there are four stages of two convolutions, not
           five of two to four, and all are narrower; batch normalization follows each convolution, and the training is
           modern: AdamW, one cycle of the learning rate, label smoothing, random shifts and flips.
-Answers   not measured yet
+Answers   What does VGG add to a support-vector machine? not measured yet
+          One 5x5 convolution or two of 3x3? not measured yet
+          What grows with depth? not measured yet
 
     python -m recipes.vision.vgg
     python -m recipes.vision.vgg --try shoe.png
