@@ -66,13 +66,13 @@ STAGES = (1, 2, 3, 4)
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 55_000, default=55_000)  # Pictures read from each split, at most.
-    hp.Int("epochs", 1, 60, default=10)
+    hp.Int("epochs", 1, 60, default=12)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 4, 64, step=4, default=24)  # Filters of the first stage; 64 in the paper.
     hp.Choice("stack", ["two 3x3", "one 5x5"], default="two 3x3")  # The convolutions of each stage.
     hp.Int("units", 32, 4_096, default=256)  # Of both hidden dense layers; 4,096 in the paper.
     hp.Float("dropout", 0.0, 0.8, default=0.5)  # As in the paper.
-    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
+    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
     hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the picture's side: 0.07 is 2 pixels.
