@@ -48,7 +48,7 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "networks": 1}
+TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 2}
 PINNED = ("networks",)
 SPLITS = {"train": "train[:45000]", "validation": "train[45000:]", "test": "test"}
 
@@ -136,7 +136,7 @@ def train(hp, seed, callbacks=()):
         models[name].fit(
             load_data(values, "train"),
             validation_data=load_data(values, "validation"),
-            epochs=values["epochs"],
+            epochs=hp["epochs"],
             callbacks=[OneCycle(), *callbacks],
             shuffle=False,  # `load_data` did.
         )
