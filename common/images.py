@@ -28,3 +28,19 @@ def load_object(path, length):
     centres = (np.average(np.arange(side), weights=small.sum(axis=(1 - axis, 2))) for axis, side in enumerate(size))
     top, left = (int(np.clip(round(13.5 - centre), 0, 28 - side)) for centre, side in zip(centres, size))
     return np.pad(small, [(top, 28 - size[0] - top), (left, 28 - size[1] - left), (0, 0)]).round().astype("uint8")
+
+
+def load_photo(path, side):
+    """The largest square in the middle of a picture file, scaled to `side` pixels: (side, side, 3), uint8.
+
+    Raises:
+        ValueError: the file is no picture, or has the same colour everywhere.
+    """
+    try:
+        photo = keras.utils.img_to_array(keras.utils.load_img(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if np.ptp(photo, axis=(0, 1)).max() < 32:
+        raise ValueError(f"{path} shows nothing: the whole picture has the same colour")
+    small = ops.image.resize(photo, (side, side), antialias=True, crop_to_aspect_ratio=True)
+    return ops.convert_to_numpy(small).clip(0, 255).round().astype("uint8")

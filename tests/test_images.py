@@ -36,3 +36,15 @@ def test_what_is_no_picture_or_shows_nothing_is_refused_in_a_line(tmp_path):
     for name, complaint in (("text.png", "cannot be read"), ("empty.png", "shows nothing"), ("none.png", "cannot be")):
         with pytest.raises(ValueError, match=rf"^[^\n]*{name}[^\n]*{complaint}[^\n]*$"):
             images.load_object(tmp_path / name, length=20)
+        with pytest.raises(ValueError, match=rf"^[^\n]*{name}[^\n]*{complaint}[^\n]*$"):
+            images.load_photo(tmp_path / name, side=32)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (64, 64), (20, 16)])
+def test_of_a_photo_the_square_in_the_middle_is_kept_and_scaled(tmp_path, shape):
+    photo = np.zeros((*shape, 3), "float32")
+    photo[:, : shape[1] // 2] = (250, 100, 0)  # The left half is orange, the right black.
+    keras.utils.save_img(tmp_path / "halves.png", photo, scale=False)
+    found = images.load_photo(tmp_path / "halves.png", side=32)
+    assert found.shape == (32, 32, 3) and found.dtype == "uint8"
+    assert np.abs(found[:, :14] - np.array([250.0, 100.0, 0.0])).max() <= 3 and found[:, 18:].max() <= 3

@@ -14,6 +14,7 @@ from common.cookbook import catalogue, errors
 COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # Read only by the cookbook; a copy has none of them.
 DISTRIBUTIONS = {  # Import names that need lines of requirements.txt other than the one of their own name.
     "sklearn": ["scikit-learn"],
+    "skimage": ["scikit-image"],
     "keras": ["keras", "tensorflow"],  # The backend, which a recipe need not import itself.
     "keras_tuner": ["keras-tuner", "tensorboard"],
     "tensorflow_datasets": ["tensorflow-datasets", "importlib_resources"],

@@ -1,16 +1,22 @@
 """One network learns MNIST with eight losses while one digit is fifty times rarer than the others.
 
-Result    not measured yet
+Result    balanced accuracy 0.9747 ± 0.0007 over 3 seeds, 1.6 minutes a run (2.1 of CPU) on 2 cores
 Baseline  ridge classification of random Fourier features, the classes weighted by their rarity
 Published 0.97, the recipe's own aim: nobody has published a figure for MNIST thinned in this way
 Paper     Lin et al., Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002; Menon et al.,
           Long-tail learning via logit adjustment, 2021, https://arxiv.org/abs/2007.07314, for the "adjusted" loss;
           the calibration error is that of Guo et al., 2017, https://arxiv.org/abs/1706.04599, with ten bins
-Answers   Cross-entropy or squared error for classes? not measured yet
-          Categorical or sparse? not measured yet
-          Softmax or sigmoid at the output? not measured yet
-          What helps a rare class? not measured yet
-          Whose probabilities can one believe? not measured yet
+Answers   Cross-entropy or squared error for classes? Cross-entropy. At its best learning rate, squared error finds
+          0.705 of the rare digit and cross-entropy 0.693; at a third of it, 0.000 and 0.626, for the gradient of
+          squared error vanishes at a confident mistake: to undo one takes 563 steps instead of 8.
+          Categorical or sparse? They are one loss for two forms of the labels: after training, the weights differ by 0.
+          Softmax or sigmoid at the output? Softmax with cross-entropy gives accuracy 0.9841 and calibration error
+          0.0063; ten sigmoids with binary cross-entropy give 0.9845 and 0.0086.
+          What helps a rare class? Plain cross-entropy finds 0.693 of it, focal loss 0.691, class weights 0.739, and the
+          adjusted loss 0.894, with a precision of 0.492. Plain cross-entropy finds as much, 0.895, if its probabilities
+          are divided by the frequencies of the digits.
+          Whose probabilities can one believe? The calibration error is 0.0063 with cross-entropy, 0.0033 with squared
+          error, 0.0120 with focal and 0.0310 with hinge loss, which was never meant to give probabilities.
 
     python -m recipes.basics.losses
     python -m recipes.basics.losses --set loss=weighted rare_weight=50

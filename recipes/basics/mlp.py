@@ -1,16 +1,24 @@
 """A multi-layer perceptron classifies the digits of MNIST, and ten others show what activations do to deep networks.
 
-Result    not measured yet
+Result    accuracy 0.9900 ± 0.0002 over 3 seeds, 1.6 minutes a run (2.0 of CPU) on 2 cores
 Baseline  a support vector machine with a Gaussian kernel on the 50 principal components of the pixels
 Published 0.9840, keras mnist_mlp.py, 20 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_mlp.py;
           users got 0.7488, https://github.com/keras-team/keras/issues/4277
 Paper     Rumelhart, Hinton, Williams: Learning representations by back-propagating errors, 1986,
           https://doi.org/10.1038/323533a0. Two layers of 512 units with dropout, as published; here with GELU, AdamW,
           label smoothing and random shifts, for half as many epochs.
-Answers   What do hidden layers add? not measured yet
-          Why do gradients vanish with depth? not measured yet
-          Which activation for deep networks? not measured yet
-          How many ReLUs die? not measured yet
+Answers   What do hidden layers add? Without any, 91.8% of the test digits are right; with two of 512 units 98.7%, and
+          99.0% if the digits are shifted at random in training.
+          Why do gradients vanish with depth? On its way back, the gradient is multiplied by the derivative of every
+          activation, which is a quarter at most for a sigmoid. Before training, the gradient of the first of ten
+          sigmoid layers is 1e-06 of the last layer's, so the network learns nothing (11.3% right); with tanh it is 2.8
+          times the last layer's, with ReLU 3.5 times.
+          Which activation for deep networks? With ten layers, any but the sigmoid: 94.9% with tanh, 95.9% with ReLU,
+          95.8% with leaky ReLU, 95.9% with GELU, each after three epochs of 20,000 digits. With two layers the sigmoid
+          works too (96.0%; ReLU 96.6%).
+          How many ReLUs die? 8% in two layers and 16% in ten give the same output for all of 1,000 digits, and 4% in
+          ten did before training; with leaky ReLU 0% do, and with GELU 0%. Sigmoids do not die, but ten layers of them
+          lose the digit on the way: 51% of the units no longer depend on it.
 
     python -m recipes.basics.mlp
     python -m recipes.basics.mlp --set activation=relu shift=0

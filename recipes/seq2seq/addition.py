@@ -10,7 +10,8 @@ Answers   Can one vector between encoder and decoder hold a whole question? Yes,
           are right to the last digit, although the decoder receives nothing but the encoder's final state.
           Does the network merely recall similar sums? No: the answer to the most similar training question is right for
           only 0.1% of them.
-          Does it help to read the question backwards? not measured yet
+          Does it help to read the question backwards? Yes: read forwards, 82.8% of the sums are right, read backwards
+          99.8%.
           How much worse is free running than teacher forcing? not measured yet
           Are sums with more carries harder? not measured yet
 
@@ -50,7 +51,10 @@ PROMISE = {
         "Does the network merely recall similar sums?": (
             "No: the answer to the most similar training question is right for only {nearest_exact_match:.1%} of them."
         ),
-        "Does it help to read the question backwards?": "not measured yet",
+        "Does it help to read the question backwards?": (
+            "Yes: read forwards, {question read forwards/exact_match:.1%} of the sums are right, read backwards "
+            "{exact_match:.1%}."
+        ),
         "How much worse is free running than teacher forcing?": "not measured yet",
         "Are sums with more carries harder?": "not measured yet",
     },

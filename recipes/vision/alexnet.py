@@ -9,7 +9,10 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
           paper's. Here the first filters have 7 x 7 pixels and stride 1 instead of 11 x 11 and stride 4, all layers are
           narrower and none is split over two GPUs; batch normalization replaces local response normalization, and the
           training is modern: AdamW, one cycle of the learning rate, label smoothing, random shifts and flips.
-Answers   not measured yet
+Answers   What does AlexNet add to a support-vector machine? not measured yet
+          Does overlapping pooling help? not measured yet
+          What is dropout worth? not measured yet
+          What does AlexNet cost? not measured yet
 
     python -m recipes.vision.alexnet
     python -m recipes.vision.alexnet --try shoe.png

@@ -8,7 +8,9 @@ Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.or
           are four blocks, not nine, and narrower ones, after a short stem, without auxiliary classifiers; batch
           normalization follows each convolution, and the training is modern: AdamW, one cycle of the learning rate,
           label smoothing, random shifts and flips.
-Answers   not measured yet
+Answers   What does Inception add to a support-vector machine? not measured yet
+          What are 1x1 convolutions for? not measured yet
+          How many parameters do they save? not measured yet
 
     python -m recipes.vision.inception
     python -m recipes.vision.inception --try shoe.png

@@ -9,8 +9,10 @@ Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Doc
           rest is modern: ReLU, max pooling, AdamW, label smoothing, random shifts and rotations.
 Answers   What does a convolutional network add to the nearest mean digit? It classifies 99.5% of the test digits
           correctly, the nearest-mean classifier only 82.1%.
-          What do ReLU and max pooling add to the network of 1998? not measured yet
-          What does augmentation add? not measured yet
+          What do ReLU and max pooling add to the network of 1998? With tanh and average pooling instead, 99.3% of the
+          test digits are classified correctly.
+          What does augmentation add? Without random shifts and rotations, 99.36% of the test digits are classified
+          correctly, with them 99.45%.
 
     python -m recipes.vision.lenet
     python -m recipes.vision.lenet --set activation=tanh pooling=average
@@ -39,8 +41,14 @@ PROMISE = {
             "It classifies {accuracy:.1%} of the test digits correctly, the nearest-mean classifier only "
             "{nearest_mean_accuracy:.1%}."
         ),
-        "What do ReLU and max pooling add to the network of 1998?": "not measured yet",
-        "What does augmentation add?": "not measured yet",
+        "What do ReLU and max pooling add to the network of 1998?": (
+            "With tanh and average pooling instead, {tanh and average pooling/accuracy:.1%} of the test digits are "
+            "classified correctly."
+        ),
+        "What does augmentation add?": (
+            "Without random shifts and rotations, {without augmentation/accuracy:.2%} of the test digits are classified "
+            "correctly, with them {accuracy:.2%}."
+        ),
     },
 }
 TINY = {"examples": 64, "epochs": 2}

@@ -5,15 +5,15 @@ Baseline  always the most frequent of the five new digits
 Published 0.992, frozen, 29,404 labels: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_transfer_cnn.py
 Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep neural networks?, 2014,
           https://arxiv.org/abs/1411.1792. The paper splits ImageNet in halves and freezes layer by layer; here all
-          convolutions are frozen at once, and the number of labels varies. `--set base` takes ImageNet's weights.
+          convolutions are frozen at once, and the number of labels varies.
 Answers   Does a pretrained base help? With 10 labels it reaches 93.3% instead of 79.0% from scratch, with 1,000 99.1%
           and 99.2%.
           What does fine-tuning add? 99.4% instead of 98.6% with frozen features.
           Do frozen weights move? No, by 0; their statistics by 0.
 
-    python -m recipes.vision.transfer_learning
-    python -m recipes.vision.transfer_learning --set base=MobileNetV2 labels=500 steps=100
-    python -m recipes.vision.transfer_learning --try digit.png
+    python -m recipes.vision.digit_transfer
+    python -m recipes.vision.digit_transfer --set labels=500 steps=100
+    python -m recipes.vision.digit_transfer --try digit.png
 """
 
 import functools
@@ -44,18 +44,14 @@ PROMISE = {
     },
 }
 TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}
-PINNED = ("base", "picture_size", "labels", "base_epochs", "steps")
+PINNED = ("labels", "base_epochs", "steps")
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 
 LABELS = (10, 50, 100, 500, 1000, 5000, 25_000)
-# The first three expect inputs from -1 to 1, the others from 0 to 255.
-APPLICATIONS = ("MobileNetV2", "ResNet50V2", "Xception", "MobileNetV3Small", "EfficientNetV2B0")
 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Choice("base", ["digits", *APPLICATIONS], default="digits")  # "digits" is trained here and needs no download.
-    hp.Choice("picture_size", [96, 128, 160, 224], default=96)  # The side to which CIFAR-10's images are enlarged.
     hp.Int("examples", 64, 54_000, default=54_000)  # Images read from each split, at most.
     hp.Choice("labels", LABELS, default=5000)  # Of the new classes, at most; all smaller counts are tried too.
     hp.Int("base_epochs", 1, 40, default=5)
@@ -70,18 +66,18 @@ def configure(hp):
     return hp
 
 
-def build_model(hp, name="transfer_learning", base=None, thawed=False):
-    """Images (B, height, width, channels) to logits; a trained `base` is copied, and frozen unless `thawed`."""
-    own_base = build_base(hp)
+def build_model(hp, name="digit_transfer", base=None, thawed=False):
+    """Images (B, 28, 28, 1) to logits (B, 5); a trained `base` is copied, and frozen unless `thawed`."""
+    own_base = build_base()
     if base is not None:
         own_base.set_weights(base.get_weights())
         freeze(own_base, thawed)
 
-    images = keras.Input(own_base.input_shape[1:], dtype="uint8", name="images")
+    images = keras.Input((28, 28, 1), dtype="uint8", name="images")
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], fill_mode="constant")(images)
     hidden = layers.RandomRotation(hp["turn"], fill_mode="constant")(hidden)
     features = layers.Dropout(hp["dropout"])(own_base(hidden))
-    logits = layers.Dense(5 if hp["base"] == "digits" else 10, name="head")(features)
+    logits = layers.Dense(5, name="head")(features)
     model = keras.Model(images, logits, name=name)
     learning_rate = hp["fine_tuning_rate"] if thawed else hp["learning_rate"]
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=hp["weight_decay"])
@@ -89,17 +85,8 @@ def build_model(hp, name="transfer_learning", base=None, thawed=False):
     return model
 
 
-def build_base(hp, weights=None):
-    """Images (B, height, width, channels) to features (B, features); `weights` are for keras.applications alone."""
-    if hp["base"] != "digits":
-        size = hp["picture_size"]
-        images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-        scale, offset = (1 / 127.5, -1.0) if hp["base"] in APPLICATIONS[:3] else (1.0, 0.0)
-        hidden = layers.Rescaling(scale, offset)(layers.Resizing(size, size)(images))
-        network = getattr(keras.applications, hp["base"])
-        network = network(include_top=False, weights=weights, input_shape=(size, size, 3), pooling="avg")
-        return keras.Model(images, network(hidden), name="base")
-
+def build_base():
+    """Images (B, 28, 28, 1) to features (B, 576)."""
     images = keras.Input((28, 28, 1), dtype="uint8", name="images")
     hidden = layers.Rescaling(1 / 255)(images)
     # Pooling first leaves a quarter of the work to batch norm.
@@ -110,36 +97,32 @@ def build_base(hp, weights=None):
     return keras.Model(images, layers.Flatten()(hidden), name="base")
 
 
-def freeze(network, thawed):
+def freeze(base, thawed):
     """Freezes a base or, if `thawed`, only its batch norms; `training=False` would be overridden (keras#20285)."""
-    network.trainable = thawed
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            freeze(layer, thawed)
-        elif isinstance(layer, layers.BatchNormalization):
+    base.trainable = thawed
+    for layer in base.layers:
+        if isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
 
 
 @functools.cache
-def read(name, split, examples):
-    """Images (N, height, width, channels), uint8, and classes (N,), read once for all fits of a run."""
-    dataset = tfds.load(name, split=SPLITS[split], as_supervised=True).take(examples)
+def read(split, examples):
+    """Images (N, 28, 28, 1), uint8, and digits (N,), read once for all fits of a run."""
+    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(examples)
     return next(dataset.batch(examples).as_numpy_iterator())
 
 
 def load_data(hp, split, task="new", labels=None):
-    """Batches of images (B, height, width, channels), uint8, and class numbers (B,), from 0.
+    """Batches of images (B, 28, 28, 1), uint8, and class numbers (B,), from 0.
 
-    task: "old" for the digits that the base learns (0 to 4), "new" for the others (5 to 9; with CIFAR-10 all classes).
+    task: "old" for the digits that the base learns (0 to 4), "new" for the others (5 to 9).
     labels: the number of examples to keep, equally many of every class, the first ones; None keeps all.
     """
-    images, classes = read("mnist" if hp["base"] == "digits" else "cifar10", split, hp["examples"])
-    if hp["base"] == "digits":
-        chosen = classes < 5 if task == "old" else classes >= 5
-        images, classes = images[chosen], classes[chosen] % 5
+    images, digits = read(split, hp["examples"])
+    chosen = digits < 5 if task == "old" else digits >= 5
+    images, classes = images[chosen], digits[chosen] % 5
     if labels is not None:
-        numbers = np.unique(classes)
-        chosen = np.concatenate([np.flatnonzero(classes == number)[: labels // len(numbers)] for number in numbers])
+        chosen = np.concatenate([np.flatnonzero(classes == number)[: labels // 5] for number in range(5)])
         images, classes = images[chosen], classes[chosen]
     dataset = tf.data.Dataset.from_tensor_slices((images, classes))
     dataset = shuffle(dataset) if split == "train" else dataset
@@ -150,13 +133,10 @@ def train(hp, seed, callbacks=()):
     """Trains from `seed`; returns all models by name, and the one fine-tuned with most labels as "model"."""
     keras.utils.set_random_seed(seed)
     options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # `load_data` did.
-    if hp["base"] == "digits":
-        model = build_model(hp, "base")
-        batches, validation = (load_data(hp, split, "old") for split in ("train", "validation"))
-        model.fit(batches, validation_data=validation, epochs=hp["base_epochs"], **options)
-        base = model.get_layer("base")
-    else:
-        base = build_base(hp, weights="imagenet")
+    model = build_model(hp, "base")
+    batches, validation = (load_data(hp, split, "old") for split in ("train", "validation"))
+    model.fit(batches, validation_data=validation, epochs=hp["base_epochs"], **options)
+    base = model.get_layer("base")
 
     models = []
     options["validation_data"] = load_data(hp, "validation")
@@ -201,26 +181,21 @@ def moved(base, model, kind):
 def predict(model, assets, inputs):
     """Classifies images: each input is the path of an image file, each output a digit and its probability, "7 (0.998)".
 
-    An image shows one digit from 5 to 9, dark on light or light on dark, at any size and position; for a base of
-    keras.applications, an object of CIFAR-10. Raises ValueError for a file that is not an image or shows no digit.
+    An image shows one digit from 5 to 9, dark on light or light on dark, at any size and position; there are no assets.
+    Raises ValueError for a file that is not an image, or that shows no digit.
 
         model = keras.models.load_model("model.keras")
-        assets = {"classes.txt": open("classes.txt").read()}
+        assets = {}
         predict(model, assets, ["seven.png"])
     """
-    names = assets["classes.txt"].split()
-    images = np.stack([load_image(path, model.input_shape[1:]) for path in inputs])
+    images = np.stack([load_digit(path) for path in inputs])
     probabilities = ops.convert_to_numpy(ops.softmax(model.predict(images, verbose=0)))
-    return [f"{names[each.argmax()]} ({each.max():.3f})" for each in probabilities]
+    return [f"{5 + each.argmax()} ({each.max():.3f})" for each in probabilities]
 
 
-def load_image(path, shape):
-    """The image in a file, uint8; a digit is prepared like MNIST's, 20 pixels long, centred by its mass."""
+def load_digit(path):
+    """The digit in an image file, prepared like MNIST's: (28, 28, 1) uint8, 20 pixels long, centred by its mass."""
     try:
-        if shape[-1] == 3:
-            return keras.utils.img_to_array(
-                keras.utils.load_img(path, target_size=shape[:2], interpolation="lanczos"), dtype="uint8"
-            )
         grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))[..., 0]
     except OSError as error:
         raise ValueError(f"{path!r} is not an image file that can be read") from error
@@ -233,12 +208,6 @@ def load_image(path, shape):
     square = np.pad(ink, half)[row : row + 2 * half, column : column + 2 * half, None]
     digit = ops.convert_to_numpy(ops.image.resize(square, (28, 28), antialias=True))
     return np.rint(digit * (255 / digit.max())).astype("uint8")
-
-
-def assets(hp):
-    """The names of the classes."""
-    cifar10 = "airplane automobile bird cat deer dog frog horse ship truck"
-    return {"classes.txt": "5 6 7 8 9" if hp["base"] == "digits" else cifar10}
 
 
 def show(models, hp):
