@@ -161,19 +161,14 @@ def evaluate(model, hp):
     (known, known_labels), (pictures, labels) = read(hp, "train"), read(hp, "test")
     components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
     baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
-    baseline.fit(flat(known), known_labels)
+    baseline.fit(known.reshape(len(known), -1), known_labels)
     return {
         "accuracy": float(np.mean(classify(model, pictures)[0] == labels)),
         "unmirrored_accuracy": float(np.mean(model.predict(pictures, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(flat(pictures), labels),
+        "support_vector_accuracy": baseline.score(pictures.reshape(len(pictures), -1), labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
-
-
-def flat(pictures):
-    """The pixels of each picture as one row, 0 to 1."""
-    return pictures.reshape(len(pictures), -1) / np.float32(255)
 
 
 def multiply_adds(chosen):
@@ -208,37 +203,34 @@ def predict(model, assets, inputs):
 
 
 def show(model, hp):
-    """Multiply-adds of each branch with and without reductions, and what accuracy falls to without a branch."""
+    """Multiply-adds of each branch with and without reductions, and the accuracy lost without a branch."""
     picture, (left, right) = new(9, 4, columns=2)
-    widest = build_model({**hp.values, "reductions": False})
-    for shift, each in ((-0.2, model), (0.2, widest)):
+    places = np.arange(len(BLOCKS))
+    unreduced = build_model({**hp.values, "reductions": False})
+    for each, shift in ((model, -0.2), (unreduced, 0.2)):
         bottom = np.zeros(len(BLOCKS))
         for branch, colour in zip(BRANCHES, COLOURS):
             # The name of a branch's reduction, if it has one, begins with the branch's own.
-            chosen = [
-                [layer for layer in each.layers if layer.name.startswith(f"{block}_{branch}")] for block in BLOCKS
-            ]
-            costs = np.array([multiply_adds(some) for some in chosen]) / 1e6
-            left.bar(np.arange(len(BLOCKS)) + shift, costs, 0.36, bottom, color=colour)
-            bottom += costs
-    plain(left).set(
-        title="Cost with 1x1 reductions, and without (right bars)", ylabel="million multiply-adds a picture"
-    )
+            starts = [f"{block}_{branch}" for block in BLOCKS]
+            costs = [multiply_adds([layer for layer in each.layers if layer.name.startswith(name)]) for name in starts]
+            left.bar(places + shift, np.array(costs) / 1e6, 0.36, bottom, color=colour)
+            bottom += np.array(costs) / 1e6
+    plain(left).set(title="Cost with 1x1 reductions (left bars) and without", ylabel="million multiply-adds a picture")
 
-    pictures, labels = read(hp, "validation")
+    pictures, labels = (each[:2_000] for each in read(hp, "validation"))
     accuracy = np.mean(classify(model, pictures)[0] == labels)
-    for number, (branch, colour) in enumerate(zip(BRANCHES, COLOURS)):
-        lost = [accuracy - np.mean(without(model, f"{block}_{branch}", pictures) == labels) for block in BLOCKS]
-        right.bar(np.arange(len(BLOCKS)) + 0.2 * number - 0.3, 100 * np.array(lost), 0.18, color=colour, label=branch)
-    plain(right).set(title="Accuracy lost when a trained branch gives zeros", ylabel="points on validation")
+    for branch, colour, shift in zip(BRANCHES, COLOURS, (-0.3, -0.1, 0.1, 0.3)):
+        left_over = [np.mean(without(model, f"{block}_{branch}", pictures) == labels) for block in BLOCKS]
+        right.bar(places + shift, 100 * (accuracy - np.array(left_over)), 0.18, color=colour, label=branch)
+    plain(right).set(title="Accuracy lost when a branch is set to zero", ylabel="percentage points, validation")
     for ax in (left, right):
-        ax.set_xticks(range(len(BLOCKS)), BLOCKS)
+        ax.set_xticks(places, BLOCKS)
     picture.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return {"branches": picture}
 
 
 def without(model, name, pictures):
-    """The most probable labels (N,) if a branch gives zeros."""
+    """The most probable labels (N,) if the output of a branch is set to zero."""
     norm = model.get_layer(f"{name}_norm")
     weights = norm.get_weights()
     norm.set_weights([np.zeros_like(weights[0]), np.zeros_like(weights[1]), *weights[2:]])  # Its scale and offset.
