@@ -69,7 +69,7 @@ def configure(hp):
     hp.Int("width", 2, 32, step=2, default=16)  # Filters of the first block's narrowest branch; 32 in the paper.
     hp.Boolean("reductions", default=True)  # 1x1 convolutions that narrow the input of the 3x3 and 5x5 ones.
     hp.Float("dropout", 0.0, 0.8, default=0.3)  # 0.4 in the paper.
-    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
+    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
     hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the picture's side: 0.07 is 2 pixels.
@@ -104,12 +104,12 @@ def build_model(hp):
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], "constant", "nearest", name="shift")(hidden)
     hidden = layers.RandomFlip("horizontal", name="flip")(hidden)
 
-    hidden = convolution(hidden, 2 * width, 3, "stem1")  # (B, 28, 28, 2 * width)
+    hidden = convolution(hidden, width, 3, "stem1")  # (B, 28, 28, width)
     hidden = layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(hidden)
     hidden = convolution(hidden, 4 * width, 3, "stem2")  # (B, 14, 14, 4 * width)
-    hidden = block(hidden, width, "block1")
-    hidden = block(hidden, width, "block2")  # (B, 14, 14, 8 * width)
+    hidden = block(hidden, width, "block1")  # (B, 14, 14, 8 * width)
     hidden = layers.MaxPooling2D(3, strides=2, padding="same", name="pool2")(hidden)
+    hidden = block(hidden, 2 * width, "block2")
     hidden = block(hidden, 2 * width, "block3")
     hidden = block(hidden, 2 * width, "block4")  # (B, 7, 7, 16 * width)
     hidden = layers.GlobalAveragePooling2D(name="average")(hidden)  # (B, 16 * width)
