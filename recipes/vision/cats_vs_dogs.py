@@ -242,7 +242,7 @@ def show(model, hp):
     """The first layer's filters, the maps of every layer for one dog, and where Grad-CAM sees the answer."""
     images, dogs = read("validation", hp["examples"])
     outputs = [model.get_layer(name).output for name in MAPS]
-    maps = keras.Model(model.input, outputs)(images[dogs[:, 0] == 1][:1])  # Of the first dog.
+    maps = keras.Model(model.input, outputs)(images[dogs[:, 0] == 1][:1], training=False)  # Of a dog.
     filters = ops.convert_to_numpy(model.get_layer("convolution1").kernel)  # (5, 5, 3, filters)
     rows = [0.5 + filters / np.abs(filters).max() / 2, *(ops.convert_to_numpy(each)[0] for each in maps)]
     pictures = [row[..., channel] for row in rows for channel in range(8)]

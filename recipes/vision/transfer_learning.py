@@ -1,0 +1,275 @@
+"""A MobileNet trained on ImageNet is reused for cats and dogs with 20 to 9,000 labels: frozen, then fine-tuned.
+
+Result    not measured yet
+Baseline  logistic regression on the features of the frozen base, with the same labels
+Published nothing for these two classes alone; 0.87 is the recipe's own aim
+Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; here with a quarter of the filters. Images of
+          32 x 32 pixels are enlarged first. Other bases of keras.applications: `--set base=MobileNetV2 picture_size=224`.
+Answers   What is a pretrained base worth? not measured yet
+          Frozen features or fine-tuning? not measured yet
+          Do frozen weights and statistics stay as they were? not measured yet
+          Does a thawed base need a lower learning rate? not measured yet
+
+    python -m recipes.vision.transfer_learning
+    python -m recipes.vision.transfer_learning --try dog.png
+"""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers
+from sklearn import linear_model
+
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.images import load_photo
+from common.plots import new, plain
+
+PROMISE = {
+    "figure": {"metric": "accuracy", "better": "higher"},
+    "monitor": {"metric": "val_accuracy", "better": "higher"},
+    "baseline": {"name": "logistic regression on frozen features", "metric": "logistic_accuracy"},
+    "published": {"value": 0.87, "source": "the recipe's own aim; nothing is published for these two classes alone"},
+    "data": ["cifar10"],
+    "answers": {
+        "What is a pretrained base worth?": (
+            "With 20 labels, accuracy {frozen-20:.1%} instead of {scratch-20:.1%} from scratch; with 9,000 and "
+            "fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%}."
+        ),
+        "Frozen features or fine-tuning?": (
+            "{frozen-20:.1%} or {fine-tuned-20:.1%} with 20 labels, {frozen-100:.1%} or {fine-tuned-100:.1%} with 100, "
+            "{frozen-1000:.1%} or {fine-tuned-1000:.1%} with 1,000, {frozen-9000:.1%} or {fine-tuned-9000:.1%} with 9,000."
+        ),
+        "Do frozen weights and statistics stay as they were?": (
+            "Yes: those of the frozen base move by {frozen-weights-moved:g} and {frozen-statistics-moved:g}. Once it is "
+            "thawed, its weights move by up to {fine-tuned-weights-moved:.2g}, the statistics of batch normalization by "
+            "{fine-tuned-statistics-moved:g}."
+        ),
+        "Does a thawed base need a lower learning rate?": (
+            "With a tenth of the head's rate, accuracy is {accuracy:.1%}, with one rate for all weights "
+            "{one rate for all/accuracy:.1%}."
+        ),
+    },
+}
+TINY = {"examples": 40, "labels": 20, "picture_size": 32, "passes": 1, "least_steps": 2, "head_steps": 2}
+VARIANTS = {"one rate for all": {"base_rate": 1.0}}
+PINNED = ("base", "picture_size", "labels", "passes", "least_steps", "head_steps")
+SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
+
+CAT, DOG = 3, 5  # Classes of CIFAR-10.
+LABELS = (20, 100, 1000, 9000)
+BASES = {  # These expect inputs from -1 to 1.
+    "MobileNet-0.25": functools.partial(keras.applications.MobileNet, alpha=0.25),
+    "MobileNet": keras.applications.MobileNet,
+    "MobileNetV2": keras.applications.MobileNetV2,
+}
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Choice("base", list(BASES), default="MobileNet-0.25")  # Larger ones need more time, and a download.
+    hp.Choice("picture_size", [32, 96, 144, 224], default=144)  # The side to which images are enlarged.
+    hp.Int("examples", 32, 10_000, default=10_000)  # Cats and dogs read from each split, at most.
+    hp.Choice("labels", LABELS, default=9000)  # At most; all smaller numbers are tried too.
+    hp.Choice("batch_size", [16, 32, 64, 128], default=32)  # Fewer labels make one smaller batch.
+    hp.Int("passes", 1, 20, default=3)  # Over the labelled images, for fine-tuning and from scratch alike.
+    hp.Int("least_steps", 2, 1000, default=120)  # The fewest updates, so that few labels get more passes.
+    hp.Int("head_steps", 2, 5000, default=600)  # Of the head alone, on features that are computed once.
+    hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # For what starts from random weights.
+    hp.Float("fine_tuning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # Of the head, once the base is thawed.
+    hp.Float("base_rate", 0.01, 1.0, sampling="log", default=0.1)  # Of the thawed base, as a share of the head's.
+    hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
+    hp.Float("dropout", 0.0, 0.7, default=0.3)  # Of the features.
+    return hp
+
+
+def build_model(hp, name="transfer_learning", weights=None):
+    """Images (B, 32, 32, 3) of 0 to 255 to the probability of a dog (B, 1).
+
+    weights: "imagenet" for a frozen base that has learned from ImageNet; None for random weights, all trainable.
+    """
+    size = hp["picture_size"]
+    base = BASES[hp["base"]](
+        input_shape=(size, size, 3), include_top=False, weights=weights, pooling="avg", name="base"
+    )
+    base.trainable = weights is None
+
+    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+    hidden = layers.RandomFlip("horizontal")(images)
+    hidden = layers.Resizing(size, size, "bicubic")(hidden)
+    hidden = layers.Rescaling(1 / 127.5, offset=-1.0)(hidden)
+    # Batch normalization applies the statistics of ImageNet, also once the base is thawed.
+    features = base(hidden, training=False if weights else None)  # (B, 256)
+    features = layers.Dropout(hp["dropout"], name="features")(features)
+    probability = layers.Dense(1, activation="sigmoid", name="dog")(features)
+    model = keras.Model(images, probability, name=name)
+
+    optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"])
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def thaw(base):
+    """Makes the weights of the base trainable, except for batch normalization's scales, offsets and statistics."""
+    base.trainable = True
+    for layer in base.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+
+
+class TwoRates(keras.optimizers.AdamW):
+    """AdamW that moves the weights in `slow` by a share of the learning rate."""
+
+    def update_step(self, gradient, variable, learning_rate):  # Keras passes the raw tf.Variable.
+        share = self.share if variable.ref() in self.slow else 1.0
+        super().update_step(gradient, variable, learning_rate * share)
+
+
+@functools.cache
+def read(split, examples):
+    """Images (N, 32, 32, 3), uint8, and whether they show a dog, (N, 1), 0 or 1."""
+    # The images are decoded once the other eight classes are gone, which saves most of the time.
+    coded = {"image": tfds.decode.SkipDecoding()}
+    rows, info = tfds.load("cifar10", split=SPLITS[split], decoders=coded, with_info=True)
+    rows = rows.filter(lambda row: (row["label"] == CAT) | (row["label"] == DOG)).take(examples)
+    rows = rows.map(lambda row: (info.features["image"].decode_example(row["image"]), row["label"] == DOG))
+    images, dogs = rows.batch(examples).get_single_element()
+    return images.numpy(), dogs.numpy()[:, None].astype("float32")
+
+
+@functools.cache
+def encode(split, **values):
+    """Features (N, 256) of a split's images: nothing augments them, so they are computed once, for all frozen bases."""
+    model = build_model(values, weights="imagenet")
+    encoder = keras.Model(model.input, model.get_layer("features").output)
+    return encoder.predict(read(split, values["examples"])[0], verbose=0)
+
+
+def load_data(hp, split, labels=None, encoded=False):
+    """Batches of images (B, 32, 32, 3), uint8, or of features (B, 256), and whether they show a dog, (B, 1).
+
+    labels: the number of examples to keep, the first ones; None keeps all.
+    """
+    images, dogs = read(split, hp["examples"])
+    inputs = encode(split, **hp.values) if encoded else images
+    dataset = tf.data.Dataset.from_tensor_slices((inputs[:labels], dogs[:labels]))
+    dataset = shuffle(dataset) if split == "train" else dataset
+    return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed`; returns the models by name: "model" is the one fine-tuned with the most labels."""
+    for split in ("train", "validation"):
+        encode(split, **hp.values)  # Before the seed is set: it is computed in the first of several trainings only.
+    keras.utils.set_random_seed(seed)
+
+    def fit(model, steps, labels, encoded=False):
+        batches = load_data(hp, "train", labels, encoded).repeat().take(steps)  # Reshuffled in every pass.
+        validation = load_data(hp, "validation", encoded=encoded)
+        model.fit(batches, validation_data=validation, callbacks=[OneCycle(), *callbacks], shuffle=False)
+
+    models = {}
+    for labels in counts(hp):
+        frozen = build_model(hp, f"frozen-{labels}", "imagenet")
+        head = head_of(frozen)
+        head.compile(frozen.optimizer, "binary_crossentropy", metrics=["accuracy"])
+        fit(head, hp["head_steps"], labels, encoded=True)
+
+        steps = max(hp["least_steps"], hp["passes"] * -(-labels // hp["batch_size"]))
+        scratch = build_model(hp, f"scratch-{labels}")
+        fit(scratch, steps, labels)
+
+        tuned = build_model(hp, f"fine-tuned-{labels}", "imagenet")
+        tuned.get_layer("dog").set_weights(frozen.get_layer("dog").get_weights())
+        base = tuned.get_layer("base")
+        thaw(base)
+        optimizer = TwoRates(hp["fine_tuning_rate"], weight_decay=hp["weight_decay"])
+        optimizer.share, optimizer.slow = hp["base_rate"], {each.value.ref() for each in base.trainable_weights}
+        tuned.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+        fit(tuned, steps, labels)
+        models |= {model.name: model for model in (frozen, scratch, tuned)}
+    return {"model": models.pop(tuned.name), **models}
+
+
+def counts(hp):
+    """The numbers of labels to train with."""
+    return [labels for labels in LABELS if labels <= hp["labels"]]
+
+
+def head_of(model):
+    """The part of a model that reads features (B, 256)."""
+    return keras.Model(model.get_layer("features").input, model.output, name=model.name)
+
+
+def evaluate(models, hp, split="test"):
+    """The accuracy of every model and of the baseline, and how far the weights and statistics of the base moved."""
+    images, dogs = read(split, hp["examples"])
+    features = encode(split, **hp.values)
+    results = {}
+    for labels in counts(hp):
+        for strategy in ("scratch", "frozen", "fine-tuned"):
+            model = models.get(f"{strategy}-{labels}", models["model"])
+            inputs, model = (features, head_of(model)) if strategy == "frozen" else (images, model)
+            results[f"{strategy}-{labels}"] = np.mean((model.predict(inputs, verbose=0) > 0.5) == (dogs > 0.5))
+        results[f"logistic-{labels}"] = logistic(hp, labels).score(features, dogs[:, 0])
+    results["accuracy"], results["logistic_accuracy"] = results[f"fine-tuned-{labels}"], results[f"logistic-{labels}"]
+    before = build_model(hp, weights="imagenet").get_layer("base")
+    for strategy, model in (("frozen", models[f"frozen-{labels}"]), ("fine-tuned", models["model"])):
+        for kind in ("weights", "statistics"):
+            results[f"{strategy}-{kind}-moved"] = moved(before, model.get_layer("base"), kind)
+    return results
+
+
+def logistic(hp, labels):
+    """The baseline, fitted to the first features; how strongly it is regularized is chosen on validation."""
+    features = [encode(split, **hp.values) for split in ("train", "validation")]
+    dogs = [read(split, hp["examples"])[1][:, 0] for split in ("train", "validation")]
+    candidates = [linear_model.LogisticRegression(C=strength, max_iter=1000) for strength in (0.001, 0.01, 0.1, 1, 10)]
+    return max(
+        candidates, key=lambda each: each.fit(features[0][:labels], dogs[0][:labels]).score(features[1], dogs[1])
+    )
+
+
+def moved(before, after, kind):
+    """The largest change in the weights of a base, or in the statistics of its batch normalization."""
+    pairs = zip(before.weights, after.weights, strict=True)
+    pairs = [pair for pair in pairs if ("moving_" in pair[0].path) == (kind == "statistics")]
+    return max(float(np.abs(one.numpy() - other.numpy()).max()) for one, other in pairs)
+
+
+def predict(model, assets, inputs):
+    """Classifies pictures: each input is the path of an image file, each output "dog (0.93)" or "cat (0.88)".
+
+    The number is the estimated probability. Of a picture that is not square, the middle is used; the animal should
+    fill it. Raises ValueError for a file that is not an image, or has one colour; there are no assets.
+
+        model = keras.models.load_model("model.keras")
+        assets = {}
+        predict(model, assets, ["dog.png"])
+    """
+    images = np.stack([load_photo(path, side=32) for path in inputs])
+    probabilities = model.predict(images, verbose=0)[:, 0]
+    return [f"dog ({each:.2f})" if each > 0.5 else f"cat ({1 - each:.2f})" for each in probabilities]
+
+
+def show(models, hp):
+    """Validation accuracy by the number of labels: frozen, fine-tuned and from scratch, beside the baseline."""
+    results = evaluate(models, hp, "validation")
+    numbers = list(map(str, counts(hp)))
+    picture, ax = new()
+    for name, style in (("fine-tuned", "o-"), ("frozen", "o-"), ("logistic", "o:"), ("scratch", "o-")):
+        label = {"logistic": "frozen, logistic regression", "scratch": "from scratch"}.get(name, name)
+        ax.plot(numbers, [results[f"{name}-{number}"] for number in numbers], style, label=label)
+    ax.set_title("With few labels, features learned on ImageNet are worth most")
+    plain(ax).set(xlabel="labelled images", ylabel="accuracy on validation")
+    ax.legend(frameon=False, loc="lower right")
+    return {"accuracy_by_labels": picture}
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)
