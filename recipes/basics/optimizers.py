@@ -139,9 +139,14 @@ def networks(hp):
     return chosen
 
 
+def schedule(hp):
+    """What changes the learning rate from step to step: a list of callbacks."""
+    callbacks = {"constant": [], "cosine": [OneCycle(warmup=0.0)], "one-cycle": [OneCycle(warmup=0.1)]}
+    return callbacks[hp["schedule"]]
+
+
 def train(hp, seed, callbacks=()):
     """Trains the networks that are compared and the recipe's own, "model", each from `seed`; returns them by name."""
-    schedules = {"constant": [], "cosine": [OneCycle(warmup=0.0)], "one-cycle": [OneCycle(warmup=0.1)]}
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(clock=time.process_time()))
     models = {}
     for name, values in {**networks(hp), "optimizers": hp.values}.items():
@@ -154,7 +159,7 @@ def train(hp, seed, callbacks=()):
             data,
             validation_data=load_data(values, "validation"),
             epochs=epochs,
-            callbacks=[*schedules[values["schedule"]], clock, *callbacks],
+            callbacks=[*schedule(values), clock, *callbacks],
             shuffle=False,  # `load_data` did.
         )
     return {"model": models.pop("optimizers"), **models}
@@ -163,42 +168,38 @@ def train(hp, seed, callbacks=()):
 def best_runs(models, hp):
     """What was measured of each of COMPARED at its best learning rate; accuracies are on validation.
 
-    Returns: {name: {"rate", "accuracy" at the end, "accuracies" (POINTS,) and the "updates" (POINTS,) before each, and
-    the CPU "seconds" from one to the next}}.
+    Returns: {name: {"rate", "accuracy" at the end, "accuracies" (POINTS,), "steps" and CPU "seconds" from one of these to
+    the next, and "points", how many of them it takes to reach GOAL, None if it is not reached}}.
     """
     found = {}
     for name in list(COMPARED)[: hp["compared"]]:
         for rate in COMPARED[name][1]:
             history = models[f"{name}-{rate}"].history.history
-            accuracy = float(np.mean(history["val_accuracy"][-3:]))
+            accuracies = np.array(history["val_accuracy"])
+            accuracy = float(accuracies[-3:].mean())  # Of several points, because the last one varies by chance.
             if name not in found or accuracy > found[name]["accuracy"]:
-                steps = networks(hp)[f"{name}-{rate}"]["updates"] // POINTS
+                reached = np.flatnonzero(accuracies >= GOAL)
                 found[name] = {
                     "rate": rate,
                     "accuracy": accuracy,
-                    "accuracies": np.array(history["val_accuracy"]),
-                    "updates": steps * np.arange(1, POINTS + 1),
+                    "accuracies": accuracies,
+                    "steps": networks(hp)[f"{name}-{rate}"]["updates"] // POINTS,
                     "seconds": float(np.median(np.diff(history["clock"]))),
+                    "points": int(reached[0]) + 1 if reached.size else None,
                 }
     return found
 
 
-def points_to_goal(accuracies):
-    """How many points it takes to reach GOAL; all of them if it is not reached."""
-    reached = np.flatnonzero(accuracies >= GOAL)
-    return reached[0] + 1 if reached.size else len(accuracies)
-
-
 def range_test(hp):
-    """The learning-rate range test: 200 growing rates, one update with each, and the smoothed losses (200,)."""
+    """The learning-rate range test: 200 growing rates, one update with each, and the smoothed losses, both (200,)."""
     keras.utils.set_random_seed(0)
     model = build_model(hp)
     model.compile(model.optimizer, model.loss)  # Again, for one step at a time.
-    rates, losses = np.geomspace(1e-5, 1.0, 200), []
+    rates, losses = np.geomspace(1e-5, 1.0, min(200, hp["updates"])), []
     for rate, (images, labels) in zip(rates, load_data(hp, "train").repeat()):
         model.optimizer.learning_rate = rate
         model.reset_metrics()
-        losses.append(model.train_on_batch(images, labels))
+        losses.append(model.train_on_batch(images, labels, return_dict=True)["loss"])
     return rates, np.convolve(np.pad(losses, 10, mode="edge"), np.ones(21) / 21, mode="valid")
 
 
@@ -215,8 +216,9 @@ def evaluate(models, hp):
         "range-test-rate": rates[losses.argmin()] / 10,  # A rule of thumb: a tenth of the rate with the lowest loss.
     }
     for name, run in best_runs(models, hp).items():
-        results[f"{name}-rate"], results[f"{name}-accuracy"] = run["rate"], run["accuracy"]
-        results[f"{name}-updates"] = run["updates"][points_to_goal(run["accuracies"]) - 1]
+        results[f"{name}-rate"] = run["rate"]
+        results[f"{name}-accuracy"] = run["accuracy"]
+        results[f"{name}-updates"] = run["steps"] * (run["points"] or POINTS)  # All if GOAL is not reached.
     return results
 
 
@@ -245,15 +247,16 @@ def show(models, hp):
     runs = best_runs(models, hp)
     picture, (left, middle, right) = new(9, 4, columns=3, width_ratios=[4, 4, 3])
     for name, colour in zip(list(runs)[: len(COLOURS)], COLOURS):
-        left.plot(runs[name]["updates"], 100 * runs[name]["accuracies"], ".-", color=colour, label=name)
+        updates = runs[name]["steps"] * np.arange(1, POINTS + 1)
+        left.plot(updates, 100 * runs[name]["accuracies"], ".-", color=colour, label=name)
     left.axhline(100 * GOAL, color=MUTED, zorder=0)
     plain(left).set(title="Each optimizer at its best rate", xlabel="updates", ylabel="accuracy on validation (%)")
     left.legend(frameon=False)
 
     for place, run in enumerate(runs.values()):
-        reached, points = run["accuracies"].max() >= GOAL, points_to_goal(run["accuracies"])
-        bar = middle.barh(place, points * run["seconds"], color=VALIDATION if reached else MUTED)
-        text = f"{run['updates'][points - 1]:,} updates" if reached else f"only {run['accuracy']:.0%}"
+        seconds = run["seconds"] * (run["points"] or POINTS)
+        bar = middle.barh(place, seconds, color=VALIDATION if run["points"] else MUTED)
+        text = f"{run['steps'] * run['points']:,} updates" if run["points"] else f"only {run['accuracy']:.0%}"
         middle.bar_label(bar, [text], padding=3, fontsize=8)
     middle.set_yticks(range(len(runs)), list(runs))
     middle.invert_yaxis()
