@@ -56,7 +56,7 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 90, "epochs": 2, "updates": 20, "compared": 1}
+TINY = {"examples": 90, "epochs": 2, "updates": 30, "compared": 1}
 PINNED = ("updates", "compared")
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 
@@ -89,7 +89,7 @@ def configure(hp):
     hp.Choice("schedule", ["constant", "cosine", "one-cycle"], default="one-cycle")
     hp.Float("learning_rate", 1e-5, 3.0, sampling="log", default=3e-3)  # With a schedule, its peak.
     hp.Float("weight_decay", 0.0, 0.5, default=0.05)  # For AdamW only.
-    hp.Int("updates", 10, 100_000, default=3_000)  # Of each network that is compared.
+    hp.Int("updates", 30, 100_000, default=3_000)  # Of each network that is compared.
     hp.Int("compared", 0, len(COMPARED), default=len(COMPARED))  # 0 trains only the recipe's own network.
     return hp
 
@@ -147,51 +147,50 @@ def schedule(hp):
 
 def train(hp, seed, callbacks=()):
     """Trains the networks that are compared and the recipe's own, "model", each from `seed`; returns them by name."""
-    clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(clock=time.process_time()))
     models = {}
+
+    def note(epoch, logs):
+        logs.update(updates=int(model.optimizer.iterations), cpu_seconds=time.process_time())
+
     for name, values in {**networks(hp), "optimizers": hp.values}.items():
         keras.utils.set_random_seed(seed)
-        models[name] = build_model(values, name)
+        model = models[name] = build_model(values, name)
         data, epochs = load_data(values, "train"), hp["epochs"]
         if name in networks(hp):  # Whatever the batch size, an epoch is a tenth of the updates.
             data, epochs = data.repeat().take(values["updates"] // POINTS), POINTS
-        models[name].fit(
+        model.fit(
             data,
             validation_data=load_data(values, "validation"),
             epochs=epochs,
-            callbacks=[*schedule(values), clock, *callbacks],
+            callbacks=[*schedule(values), keras.callbacks.LambdaCallback(on_epoch_end=note), *callbacks],
             shuffle=False,  # `load_data` did.
         )
     return {"model": models.pop("optimizers"), **models}
 
 
 def best_runs(models, hp):
-    """What was measured of each of COMPARED at its best learning rate; accuracies are on validation.
-
-    Returns: {name: {"rate", "accuracy" at the end, "accuracies" (POINTS,), "steps" and CPU "seconds" from one of these to
-    the next, and "points", how many of them it takes to reach GOAL, None if it is not reached}}.
-    """
-    found = {}
+    """The learning rate that was best for each of COMPARED, and what `fit` measured with it: {name: (rate, history)}."""
+    best = {}
     for name in list(COMPARED)[: hp["compared"]]:
-        for rate in COMPARED[name][1]:
-            history = models[f"{name}-{rate}"].history.history
-            accuracies = np.array(history["val_accuracy"])
-            accuracy = float(accuracies[-3:].mean())  # Of several points, because the last one varies by chance.
-            if name not in found or accuracy > found[name]["accuracy"]:
-                reached = np.flatnonzero(accuracies >= GOAL)
-                found[name] = {
-                    "rate": rate,
-                    "accuracy": accuracy,
-                    "accuracies": accuracies,
-                    "steps": networks(hp)[f"{name}-{rate}"]["updates"] // POINTS,
-                    "seconds": float(np.median(np.diff(history["clock"]))),
-                    "points": int(reached[0]) + 1 if reached.size else None,
-                }
-    return found
+        histories = {rate: models[f"{name}-{rate}"].history.history for rate in COMPARED[name][1]}
+        rate = max(histories, key=lambda rate: final_accuracy(histories[rate]))
+        best[name] = rate, histories[rate]
+    return best
+
+
+def final_accuracy(history):
+    """Accuracy on validation, the mean of the last three points, because a single one varies by chance."""
+    return float(np.mean(history["val_accuracy"][-3:]))
+
+
+def points_to_goal(history):
+    """How many of the POINTS it takes to reach GOAL; all of them if it is not reached."""
+    reached = np.flatnonzero(np.array(history["val_accuracy"]) >= GOAL)
+    return reached[0] + 1 if reached.size else POINTS
 
 
 def range_test(hp):
-    """The learning-rate range test: 200 growing rates, one update with each, and the smoothed losses, both (200,)."""
+    """The learning-rate range test: rates that grow with every update (N,), and the losses (N,), smoothed."""
     keras.utils.set_random_seed(0)
     model = build_model(hp)
     model.compile(model.optimizer, model.loss)  # Again, for one step at a time.
@@ -200,7 +199,7 @@ def range_test(hp):
         model.optimizer.learning_rate = rate
         model.reset_metrics()
         losses.append(model.train_on_batch(images, labels, return_dict=True)["loss"])
-    return rates, np.convolve(np.pad(losses, 10, mode="edge"), np.ones(21) / 21, mode="valid")
+    return rates[10:-10], np.convolve(losses, np.ones(21) / 21, mode="valid")
 
 
 def evaluate(models, hp):
@@ -215,10 +214,10 @@ def evaluate(models, hp):
         "ridge_accuracy": ridge.score(images.reshape(len(images), -1) / 255, labels),
         "range-test-rate": rates[losses.argmin()] / 10,  # A rule of thumb: a tenth of the rate with the lowest loss.
     }
-    for name, run in best_runs(models, hp).items():
-        results[f"{name}-rate"] = run["rate"]
-        results[f"{name}-accuracy"] = run["accuracy"]
-        results[f"{name}-updates"] = run["steps"] * (run["points"] or POINTS)  # All if GOAL is not reached.
+    for name, (rate, history) in best_runs(models, hp).items():
+        results[f"{name}-rate"] = rate
+        results[f"{name}-accuracy"] = final_accuracy(history)
+        results[f"{name}-updates"] = history["updates"][points_to_goal(history) - 1]
     return results
 
 
@@ -246,17 +245,17 @@ def show(models, hp):
     """How fast each network of the comparison learns at its best learning rate, and the range test."""
     runs = best_runs(models, hp)
     picture, (left, middle, right) = new(9, 4, columns=3, width_ratios=[4, 4, 3])
-    for name, colour in zip(list(runs)[: len(COLOURS)], COLOURS):
-        updates = runs[name]["steps"] * np.arange(1, POINTS + 1)
-        left.plot(updates, 100 * runs[name]["accuracies"], ".-", color=colour, label=name)
+    for (name, (_, history)), colour in zip(runs.items(), COLOURS):
+        left.plot(history["updates"], [100 * each for each in history["val_accuracy"]], ".-", color=colour, label=name)
     left.axhline(100 * GOAL, color=MUTED, zorder=0)
     plain(left).set(title="Each optimizer at its best rate", xlabel="updates", ylabel="accuracy on validation (%)")
     left.legend(frameon=False)
 
-    for place, run in enumerate(runs.values()):
-        seconds = run["seconds"] * (run["points"] or POINTS)
-        bar = middle.barh(place, seconds, color=VALIDATION if run["points"] else MUTED)
-        text = f"{run['steps'] * run['points']:,} updates" if run["points"] else f"only {run['accuracy']:.0%}"
+    for place, (_, history) in enumerate(runs.values()):
+        points, reached = points_to_goal(history), max(history["val_accuracy"]) >= GOAL
+        seconds = points * np.median(np.diff(history["cpu_seconds"]))
+        bar = middle.barh(place, seconds, color=VALIDATION if reached else MUTED)
+        text = f"{history['updates'][points - 1]:,.0f} updates" if reached else f"only {final_accuracy(history):.0%}"
         middle.bar_label(bar, [text], padding=3, fontsize=8)
     middle.set_yticks(range(len(runs)), list(runs))
     middle.invert_yaxis()
