@@ -186,6 +186,8 @@ class Resume(History):
         if self.restore and self.path.exists():
             state = self.load()
             self.histories[self.model.name] |= state["history"]
+            # Keras's own history, which `fit` returns, would lack the epochs before the interruption.
+            self.model.history.history |= {name: list(values) for name, values in state["history"].items()}
             for counter, value in zip(shuffle.counters, state["passes"], strict=True):
                 counter.assign(value)
             # This is how Keras's own BackupAndRestore tells `fit` where to continue; there is no public way.
