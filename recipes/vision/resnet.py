@@ -8,9 +8,7 @@ Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 201
           Theirs are the shortcuts and the networks of 8 to 56 layers. Shallow and wide stages, pooling after their first
           convolution, the maximum over the last feature maps, scaled logits, label smoothing and six views are those of
           airbench and of Page, How to Train Your ResNet, 2018.
-Answers   How do shortcuts let networks be deep? not measured yet
-          What does shortcuts' absence do to the gradient? not measured yet
-          What do six views of an image add? not measured yet
+Answers   What do six views of an image add? not measured yet
 
     python -m recipes.vision.resnet
     python -m recipes.vision.resnet --set epochs=12

@@ -7,7 +7,9 @@ Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 201
           https://arxiv.org/abs/1512.03385. Shortcuts without weights, as in the paper, so that both networks of a depth
           cost the same. Here the images have half the side, 10,000 of them are enough to see the effect, and the
           learning rate follows one cycle.
-Answers   not measured yet
+Answers   How do shortcuts let networks be deep? not measured yet
+          Is it overfitting that makes deep plain networks worse? not measured yet
+          What happens to the gradient? not measured yet
 
     python -m recipes.vision.shortcuts
     python -m recipes.vision.shortcuts --set epochs=30 examples=49000
