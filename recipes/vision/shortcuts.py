@@ -50,7 +50,7 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 2}
+TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 1}
 PINNED = ("networks",)
 SPLITS = {"train": "train[:45000]", "validation": "train[45000:]", "test": "test"}
 
