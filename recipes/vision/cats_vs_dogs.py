@@ -241,12 +241,15 @@ def grad_cam(model, images):
 def show(model, hp):
     """The first layer's filters, the maps of every layer for one dog, and where Grad-CAM sees the answer."""
     images, dogs = read("validation", hp["examples"])
+    dog = images[dogs[:, 0].argmax()]
     outputs = [model.get_layer(name).output for name in MAPS]
-    maps = keras.Model(model.input, outputs)(images[dogs[:, 0] == 1][:1], training=False)  # Of a dog.
+    maps = keras.Model(model.input, outputs)(dog[None], training=False)
     filters = ops.convert_to_numpy(model.get_layer("convolution1").kernel)  # (5, 5, 3, filters)
+    pictures, titles = [], []
     rows = [0.5 + filters / np.abs(filters).max() / 2, *(ops.convert_to_numpy(each)[0] for each in maps)]
-    pictures = [row[..., channel] for row in rows for channel in range(8)]
-    titles = [f"{name} {channel + 1}" for name in ("filter", *MAPS) for channel in range(8)]
+    for name, row in zip(("filter", *MAPS), rows):
+        pictures += [dog, *(row[..., channel] for channel in range(7))]
+        titles += ["input", *(f"{name} {channel + 1}" for channel in range(7))]
     heading = "Filters of the first layer (grey = 0), and maps of every layer for one dog (darker = more active)"
     feature_maps = image_grid(pictures, titles, columns=8, heading=heading)
 

@@ -75,8 +75,8 @@ def configure(hp):
     hp.Int("examples", 32, 10_000, default=10_000)  # Cats and dogs read from each split, at most.
     hp.Choice("labels", LABELS, default=9000)  # At most; all smaller numbers are tried too.
     hp.Choice("batch_size", [16, 32, 64, 128], default=32)  # Fewer labels make one smaller batch.
-    hp.Int("passes", 1, 20, default=3)  # Over the labelled images, for fine-tuning and from scratch alike.
-    hp.Int("least_steps", 2, 1000, default=120)  # The fewest updates, so that few labels get more passes.
+    hp.Int("passes", 1, 20, default=8)  # Over the labelled images, for fine-tuning and from scratch alike.
+    hp.Int("least_steps", 2, 1000, default=300)  # The fewest updates, so that few labels get more passes.
     hp.Int("head_steps", 2, 5000, default=600)  # Of the head alone, on features that are computed once.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # For what starts from random weights.
     hp.Float("fine_tuning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # Of the head, once the base is thawed.
