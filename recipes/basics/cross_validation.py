@@ -157,9 +157,10 @@ def survivors(hp, method, known, survived, unseen):
     if method == "MLP":
         keras.utils.set_random_seed(0)
         model = standardizing_model(hp, known)
-        dataset = shuffle(tf.data.Dataset.from_tensor_slices((known, survived))).batch(hp["batch_size"])
+        dataset = tf.data.Dataset.from_tensor_slices((known, survived)).shuffle(len(known), seed=0)
         # All epochs are fitted as a single one, which saves time.
-        model.fit(dataset.repeat(hp["epochs"]), callbacks=[OneCycle()], shuffle=False, verbose=0)
+        epochs = dataset.batch(hp["batch_size"]).repeat(hp["epochs"])
+        model.fit(epochs, callbacks=[OneCycle()], shuffle=False, verbose=0)
         return ops.convert_to_numpy(model(unseen))[:, 0] > 0.5
     if method == "boosting":
         classifier = ensemble.GradientBoostingClassifier(n_estimators=60, subsample=0.7, random_state=0)

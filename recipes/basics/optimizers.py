@@ -40,7 +40,8 @@ PROMISE = {
         "What differs between optimizers when all are tuned with the same effort?": (
             "Updates until validation accuracy reaches 88 in 100: SGD {SGD-updates:,.0f}, momentum "
             "{momentum-updates:,.0f}, Nesterov {Nesterov-updates:,.0f}, RMSprop {RMSprop-updates:,.0f}, Adam "
-            "{Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. After all 3,000, SGD has {SGD-accuracy:.1%} and AdamW {AdamW-accuracy:.1%}."
+            "{Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. After all 3,000, SGD has {SGD-accuracy:.1%} and AdamW "
+            "{AdamW-accuracy:.1%}."
         ),
         "How is a learning rate found?": (
             "By training with values a factor of three apart: {AdamW-rate:.4f} was best for AdamW. A range test, 200 "
