@@ -1,4 +1,4 @@
-"""AlexNet, the network that won ImageNet in 2012, at the size of Fashion-MNIST's 28 x 28 pictures.
+"""AlexNet, the network that won ImageNet in 2012, at the size of Fashion-MNIST's 28 x 28 images.
 
 Result    not measured yet
 Baseline  a support-vector machine on the 80 principal components of the pixels
@@ -6,7 +6,7 @@ Published 0.899, AlexNet with a triplet loss in the table of https://github.com/
           the recipe's own aim
 Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012,
           https://doi.org/10.1145/3065386. Five convolutions, overlapping pooling, dropout in the dense layers, and
-          probabilities averaged over a picture and its mirror image are the paper's. Here the first filters have 7 x 7
+          probabilities averaged over an image and its mirror image are the paper's. Here the first filters have 7 x 7
           pixels and stride 1 instead of 11 x 11 and stride 4, all layers are narrower and none is split over two GPUs;
           batch normalization replaces local response normalization, and the training is modern: AdamW, one cycle of
           the learning rate, label smoothing, random shifts and flips.
@@ -42,19 +42,19 @@ PROMISE = {
     "data": ["fashion_mnist"],
     "answers": {
         "What does AlexNet add to a support-vector machine?": (
-            "It names {accuracy:.1%} of the test pictures correctly, the support-vector machine "
-            "{support_vector_accuracy:.1%}. Without the mean over each picture and its mirror image it would be "
+            "It classifies {accuracy:.1%} of the test images correctly, the support-vector machine "
+            "{support_vector_accuracy:.1%}. Without the mean over each image and its mirror image it would be "
             "{unmirrored_accuracy:.1%}."
         ),
         "Does overlapping pooling help?": (
-            "With windows of 3 pixels, one more than their stride, {accuracy:.4f} of the test pictures are named "
+            "With windows of 3 pixels, one more than their stride, {accuracy:.4f} of the test images are classified "
             "correctly; with windows of 2, {plain pooling/accuracy:.4f}."
         ),
         "What is dropout worth?": (
-            "With it, {training_accuracy:.4f} of the training pictures and {accuracy:.4f} of the test pictures are named "
-            "correctly; without it, {without dropout/training_accuracy:.4f} and {without dropout/accuracy:.4f}."
+            "With it, {training_accuracy:.4f} of the training images and {accuracy:.4f} of the test images are "
+            "classified correctly; without it, {without dropout/training_accuracy:.4f} and {without dropout/accuracy:.4f}."
         ),
-        "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds a picture.",
+        "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image.",
     },
 }
 TINY = {"examples": 90, "epochs": 2, "width": 2, "units": 32}
@@ -69,7 +69,7 @@ NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", 
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 55_000, default=55_000)  # Pictures read from each split, at most.
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
     hp.Int("epochs", 1, 60, default=14)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 2, 32, default=8)  # 32 in the paper: its layers have 3, 8, 12, 12 and 8 times as many filters.
@@ -80,17 +80,17 @@ def configure(hp):
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
-    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the picture's side: 0.07 is 2 pixels.
+    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the image's side: 0.07 is 2 pixels.
     return hp
 
 
 def build_model(hp):
-    """AlexNet (figure 2 of the paper), narrower: pictures (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
+    """AlexNet (figure 2 of the paper), narrower: images (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
     width = hp["width"]
     window = {"overlapping": 3, "plain": 2}[hp["pooling"]]
 
-    pictures = keras.Input((28, 28, 1), dtype="uint8", name="pictures")
-    hidden = layers.Rescaling(1 / 255)(pictures)
+    images = keras.Input((28, 28, 1), dtype="uint8", name="images")
+    hidden = layers.Rescaling(1 / 255)(images)
     # The random layers act only in training; they are part of the model so that they share its seed.
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], "constant", "nearest", name="shift")(hidden)
     hidden = layers.RandomFlip("horizontal", name="flip")(hidden)
@@ -115,7 +115,7 @@ def build_model(hp):
     hidden = layers.Dropout(hp["dropout"], name="dropout7")(hidden)
     hidden = layers.Dense(hp["units"], activation="relu", name="dense7")(hidden)
     logits = layers.Dense(len(NAMES), name="output")(hidden)
-    model = keras.Model(pictures, logits, name="alexnet")
+    model = keras.Model(images, logits, name="alexnet")
 
     model.compile(
         optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
@@ -127,16 +127,16 @@ def build_model(hp):
 
 
 def read(hp, split):
-    """A split as arrays: pictures (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
+    """A split as arrays: images (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
     dataset = tfds.load("fashion_mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
-    pictures, labels = dataset.batch(hp["examples"]).get_single_element()
-    return pictures.numpy(), labels.numpy()
+    images, labels = dataset.batch(hp["examples"]).get_single_element()
+    return images.numpy(), labels.numpy()
 
 
 def load_data(hp, split):
-    """Batches of pictures (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
-    pictures, labels = read(hp, split)
-    dataset = tf.data.Dataset.from_tensor_slices((pictures, tf.one_hot(labels, len(NAMES))))
+    """Batches of images (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
+    images, labels = read(hp, split)
+    dataset = tf.data.Dataset.from_tensor_slices((images, tf.one_hot(labels, len(NAMES))))
     if split == "train":
         dataset = shuffle(dataset)
     return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
@@ -157,15 +157,15 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """How many of the test pictures the model and the baseline name correctly, and what the model costs."""
-    (known, known_labels), (pictures, labels) = read(hp, "train"), read(hp, "test")
+    """How many of the test images the model and the baseline classify correctly, and what the model costs."""
+    (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
     components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
     baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
     baseline.fit(known.reshape(len(known), -1), known_labels)
     return {
-        "accuracy": float(np.mean(classify(model, pictures)[0] == labels)),
-        "unmirrored_accuracy": float(np.mean(model.predict(pictures, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(pictures.reshape(len(pictures), -1), labels),
+        "accuracy": float(np.mean(classify(model, images)[0] == labels)),
+        "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
+        "support_vector_accuracy": baseline.score(images.reshape(len(images), -1), labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
         "training_accuracy": float(np.mean(classify(model, known)[0] == known_labels)),
@@ -173,24 +173,24 @@ def evaluate(model, hp):
 
 
 def multiply_adds(chosen):
-    """How many products some layers add up for one picture; only convolutions and dense layers count."""
+    """How many products some layers add up for one image; only convolutions and dense layers count."""
     weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
     # Each weight is used once at each place of the output; a dense layer's output has only one.
     return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
-def classify(model, pictures):
-    """The most probable places in NAMES (N,) for pictures (N, 28, 28, 1), and their probabilities (N,).
+def classify(model, images):
+    """The most probable places in NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
 
-    Each probability is the mean over the picture and its mirror image, which errs in other places.
+    Each probability is the mean over the image and its mirror image, which errs in other places.
     """
-    views = [model.predict(each, verbose=0) for each in (pictures, pictures[:, :, ::-1])]
+    views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
     probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def predict(model, assets, inputs):
-    """Names garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
+    """Classifies garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
 
     An image shows one garment, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -210,15 +210,15 @@ def show(model, hp):
     filters = colormaps["RdBu_r"](filters[..., 0] / (2 * peaks[..., 0]) + 0.5)
     heading = "The first filters: red pixels excite them, blue ones inhibit them"
 
-    pictures, labels = read(hp, "validation")
-    answers, probabilities = classify(model, pictures)
+    images, labels = read(hp, "validation")
+    answers, probabilities = classify(model, images)
     wrong = np.flatnonzero(answers != labels)
     wrong = wrong[np.argsort(-probabilities[wrong])][:32]
     titles = [f"{NAMES[labels[index]]},\nnot {NAMES[answers[index]]}" for index in wrong]
-    mistakes = f"{np.mean(answers != labels):.1%} of the validation pictures are named wrongly; the most confident mistakes first"
+    mistakes = f"{np.mean(answers != labels):.1%} of the validation images are misclassified; the most confident mistakes first"
     return {
         "filters": image_grid(filters, [""] * len(filters), columns=8, heading=heading),
-        "errors": image_grid(pictures[wrong], titles, columns=8, heading=mistakes),
+        "errors": image_grid(images[wrong], titles, columns=8, heading=mistakes),
     }
 
 

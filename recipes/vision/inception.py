@@ -4,8 +4,8 @@ Result    not measured yet
 Baseline  a support-vector machine on the 80 principal components of the pixels
 Published 0.937, GoogLeNet in the table of https://github.com/zalandoresearch/fashion-mnist
 Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.org/abs/1409.4842. Blocks of four branches
-          with their 1x1 reductions, average pooling over the whole picture at the end, and probabilities averaged over
-          a picture and its mirror image are the paper's. Here there are four blocks, not nine, and narrower ones, after
+          with their 1x1 reductions, average pooling over the whole image at the end, and probabilities averaged over
+          an image and its mirror image are the paper's. Here there are four blocks, not nine, and narrower ones, after
           a short stem, without auxiliary classifiers; batch normalization follows each convolution, and the training is
           modern: AdamW, one cycle of the learning rate, label smoothing, random shifts and flips.
 Answers   What does Inception add to a support-vector machine? not measured yet
@@ -37,14 +37,14 @@ PROMISE = {
     "data": ["fashion_mnist"],
     "answers": {
         "What does Inception add to a support-vector machine?": (
-            "It names {accuracy:.1%} of the test pictures correctly, the support-vector machine "
-            "{support_vector_accuracy:.1%}. Without the mean over each picture and its mirror image it would be "
+            "It classifies {accuracy:.1%} of the test images correctly, the support-vector machine "
+            "{support_vector_accuracy:.1%}. Without the mean over each image and its mirror image it would be "
             "{unmirrored_accuracy:.1%}."
         ),
         "What are 1x1 convolutions for?": (
-            "Narrowing the input of the larger ones. With them the network has {parameters:,.0f} parameters, a picture "
+            "Narrowing the input of the larger ones. With them the network has {parameters:,.0f} parameters, an image "
             "takes {multiply_adds:,.0f} multiply-adds, a run {cpu_seconds:.0f} CPU seconds, and {accuracy:.4f} of the "
-            "test pictures are named correctly; without them it is {without reductions/parameters:,.0f}, "
+            "test images are classified correctly; without them it is {without reductions/parameters:,.0f}, "
             "{without reductions/multiply_adds:,.0f}, {without reductions/cpu_seconds:.0f} and "
             "{without reductions/accuracy:.4f}."
         ),
@@ -63,7 +63,7 @@ COLOURS = ("#94a3b8", "#1d4ed8", "#c2410c", "#0f766e")  # Of the branches.
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 55_000, default=55_000)  # Pictures read from each split, at most.
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
     hp.Int("epochs", 1, 60, default=10)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 2, 32, step=2, default=16)  # Filters of the first block's narrowest branch; 32 in the paper.
@@ -72,12 +72,12 @@ def configure(hp):
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
-    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the picture's side: 0.07 is 2 pixels.
+    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the image's side: 0.07 is 2 pixels.
     return hp
 
 
 def build_model(hp):
-    """GoogLeNet with four blocks: pictures (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
+    """GoogLeNet with four blocks: images (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
     width = hp["width"]
 
     def convolution(inputs, filters, side, name):
@@ -98,8 +98,8 @@ def build_model(hp):
         ]
         return layers.Concatenate(name=name)(branches)
 
-    pictures = keras.Input((28, 28, 1), dtype="uint8", name="pictures")
-    hidden = layers.Rescaling(1 / 255)(pictures)
+    images = keras.Input((28, 28, 1), dtype="uint8", name="images")
+    hidden = layers.Rescaling(1 / 255)(images)
     # The random layers act only in training; they are part of the model so that they share its seed.
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], "constant", "nearest", name="shift")(hidden)
     hidden = layers.RandomFlip("horizontal", name="flip")(hidden)
@@ -115,7 +115,7 @@ def build_model(hp):
     hidden = layers.GlobalAveragePooling2D(name="average")(hidden)  # (B, 16 * width)
     hidden = layers.Dropout(hp["dropout"], name="dropout")(hidden)
     logits = layers.Dense(len(NAMES), name="output")(hidden)
-    model = keras.Model(pictures, logits, name="inception")
+    model = keras.Model(images, logits, name="inception")
 
     model.compile(
         optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
@@ -127,16 +127,16 @@ def build_model(hp):
 
 
 def read(hp, split):
-    """A split as arrays: pictures (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
+    """A split as arrays: images (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
     dataset = tfds.load("fashion_mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
-    pictures, labels = dataset.batch(hp["examples"]).get_single_element()
-    return pictures.numpy(), labels.numpy()
+    images, labels = dataset.batch(hp["examples"]).get_single_element()
+    return images.numpy(), labels.numpy()
 
 
 def load_data(hp, split):
-    """Batches of pictures (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
-    pictures, labels = read(hp, split)
-    dataset = tf.data.Dataset.from_tensor_slices((pictures, tf.one_hot(labels, len(NAMES))))
+    """Batches of images (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
+    images, labels = read(hp, split)
+    dataset = tf.data.Dataset.from_tensor_slices((images, tf.one_hot(labels, len(NAMES))))
     if split == "train":
         dataset = shuffle(dataset)
     return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
@@ -157,39 +157,39 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """How many of the test pictures the model and the baseline name correctly, and what the model costs."""
-    (known, known_labels), (pictures, labels) = read(hp, "train"), read(hp, "test")
+    """How many of the test images the model and the baseline classify correctly, and what the model costs."""
+    (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
     components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
     baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
     baseline.fit(known.reshape(len(known), -1), known_labels)
     return {
-        "accuracy": float(np.mean(classify(model, pictures)[0] == labels)),
-        "unmirrored_accuracy": float(np.mean(model.predict(pictures, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(pictures.reshape(len(pictures), -1), labels),
+        "accuracy": float(np.mean(classify(model, images)[0] == labels)),
+        "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
+        "support_vector_accuracy": baseline.score(images.reshape(len(images), -1), labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
 
 
 def multiply_adds(chosen):
-    """How many products some layers add up for one picture; only convolutions and dense layers count."""
+    """How many products some layers add up for one image; only convolutions and dense layers count."""
     weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
     # Each weight is used once at each place of the output; a dense layer's output has only one.
     return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
-def classify(model, pictures):
-    """The most probable places in NAMES (N,) for pictures (N, 28, 28, 1), and their probabilities (N,).
+def classify(model, images):
+    """The most probable places in NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
 
-    Each probability is the mean over the picture and its mirror image, which errs in other places.
+    Each probability is the mean over the image and its mirror image, which errs in other places.
     """
-    views = [model.predict(each, verbose=0) for each in (pictures, pictures[:, :, ::-1])]
+    views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
     probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def predict(model, assets, inputs):
-    """Names garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
+    """Classifies garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
 
     An image shows one garment, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -215,12 +215,12 @@ def show(model, hp):
             costs = [multiply_adds([layer for layer in each.layers if layer.name.startswith(name)]) for name in starts]
             left.bar(places + shift, np.array(costs) / 1e6, 0.36, bottom, color=colour)
             bottom += np.array(costs) / 1e6
-    plain(left).set(title="Cost with 1x1 reductions (left bars) and without", ylabel="million multiply-adds a picture")
+    plain(left).set(title="Cost with 1x1 reductions (left bars) and without", ylabel="million multiply-adds an image")
 
-    pictures, labels = (each[:2_000] for each in read(hp, "validation"))
-    accuracy = np.mean(classify(model, pictures)[0] == labels)
+    images, labels = (each[:2_000] for each in read(hp, "validation"))
+    accuracy = np.mean(classify(model, images)[0] == labels)
     for branch, colour, shift in zip(BRANCHES, COLOURS, (-0.3, -0.1, 0.1, 0.3)):
-        left_over = [np.mean(without(model, f"{block}_{branch}", pictures) == labels) for block in BLOCKS]
+        left_over = [np.mean(without(model, f"{block}_{branch}", images) == labels) for block in BLOCKS]
         right.bar(places + shift, 100 * (accuracy - np.array(left_over)), 0.18, color=colour, label=branch)
     plain(right).set(title="Accuracy lost when a branch is set to zero", ylabel="percentage points, validation")
     for ax in (left, right):
@@ -229,12 +229,12 @@ def show(model, hp):
     return {"branches": picture}
 
 
-def without(model, name, pictures):
+def without(model, name, images):
     """The most probable labels (N,) if the output of a branch is set to zero."""
     norm = model.get_layer(f"{name}_norm")
     weights = norm.get_weights()
     norm.set_weights([np.zeros_like(weights[0]), np.zeros_like(weights[1]), *weights[2:]])  # Its scale and offset.
-    labels, _ = classify(model, pictures)
+    labels, _ = classify(model, images)
     norm.set_weights(weights)
     return labels
 

@@ -1,11 +1,11 @@
-"""VGG, a deep network of 3x3 convolutions alone, at the size of Fashion-MNIST's 28 x 28 pictures.
+"""VGG, a deep network of 3x3 convolutions alone, at the size of Fashion-MNIST's 28 x 28 images.
 
 Result    not measured yet
 Baseline  a support-vector machine on the 80 principal components of the pixels
 Published 0.935, VGG16 with 26 million parameters in the table of https://github.com/zalandoresearch/fashion-mnist
 Paper     Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014,
           https://arxiv.org/abs/1409.1556. Stages of 3x3 convolutions, max pooling, a width that doubles from stage to
-          stage, two dense layers with dropout, and probabilities averaged over a picture and its mirror image are the
+          stage, two dense layers with dropout, and probabilities averaged over an image and its mirror image are the
           paper's. Here there are four stages of two convolutions, not five of two to four, and all are narrower; batch
           normalization follows each convolution, and the training is modern: AdamW, one cycle of the learning rate,
           label smoothing, random shifts and flips.
@@ -39,18 +39,18 @@ PROMISE = {
     "data": ["fashion_mnist"],
     "answers": {
         "What does VGG add to a support-vector machine?": (
-            "It names {accuracy:.1%} of the test pictures correctly, the support-vector machine "
-            "{support_vector_accuracy:.1%}. Without the mean over each picture and its mirror image it would be "
+            "It classifies {accuracy:.1%} of the test images correctly, the support-vector machine "
+            "{support_vector_accuracy:.1%}. Without the mean over each image and its mirror image it would be "
             "{unmirrored_accuracy:.1%}."
         ),
         "One 5x5 convolution or two of 3x3?": (
-            "Both see 5 x 5 pixels of their input. Two of 3x3 name {accuracy:.4f} of the test pictures correctly, with "
-            "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds a picture; one of 5x5 names "
+            "Both see 5 x 5 pixels of their input. Two of 3x3 classify {accuracy:.4f} of the test images correctly, with "
+            "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image; one of 5x5 classifies "
             "{one 5x5/accuracy:.4f}, with {one 5x5/parameters:,.0f} and {one 5x5/multiply_adds:,.0f}."
         ),
         "What grows with depth?": (
             "What a unit sees, and what it distinguishes: from stage to stage its receptive field grows from 5 pixels a "
-            "side to 14, 32 and 68, more than the picture has. Of the ten validation pictures that excite a unit most, "
+            "side to 14, 32 and 68, more than the image has. Of the ten validation images that excite a unit most, "
             "{purity_1:.0%}, {purity_2:.0%}, {purity_3:.0%} and {purity_4:.0%} show the same kind of garment."
         ),
     },
@@ -69,7 +69,7 @@ SEEN = (5, 14, 32, 68)
 
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
-    hp.Int("examples", 64, 55_000, default=55_000)  # Pictures read from each split, at most.
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
     hp.Int("epochs", 1, 60, default=12)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 4, 64, step=4, default=24)  # Filters of the first stage; 64 in the paper.
@@ -79,16 +79,16 @@ def configure(hp):
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
-    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the picture's side: 0.07 is 2 pixels.
+    hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the image's side: 0.07 is 2 pixels.
     return hp
 
 
 def build_model(hp):
-    """VGG with four stages: pictures (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
+    """VGG with four stages: images (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
     sides = {"3x3": (3, 3), "5x5": (5,)}[hp["convolutions"]]
 
-    pictures = keras.Input((28, 28, 1), dtype="uint8", name="pictures")
-    hidden = layers.Rescaling(1 / 255)(pictures)
+    images = keras.Input((28, 28, 1), dtype="uint8", name="images")
+    hidden = layers.Rescaling(1 / 255)(images)
     # The random layers act only in training; they are part of the model so that they share its seed.
     hidden = layers.RandomTranslation(hp["shift"], hp["shift"], "constant", "nearest", name="shift")(hidden)
     hidden = layers.RandomFlip("horizontal", name="flip")(hidden)
@@ -107,7 +107,7 @@ def build_model(hp):
         hidden = layers.Dense(hp["units"], activation="relu", name=f"dense{place}")(hidden)
         hidden = layers.Dropout(hp["dropout"], name=f"dropout{place}")(hidden)
     logits = layers.Dense(len(NAMES), name="output")(hidden)
-    model = keras.Model(pictures, logits, name="vgg")
+    model = keras.Model(images, logits, name="vgg")
 
     model.compile(
         optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
@@ -119,16 +119,16 @@ def build_model(hp):
 
 
 def read(hp, split):
-    """A split as arrays: pictures (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
+    """A split as arrays: images (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
     dataset = tfds.load("fashion_mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
-    pictures, labels = dataset.batch(hp["examples"]).get_single_element()
-    return pictures.numpy(), labels.numpy()
+    images, labels = dataset.batch(hp["examples"]).get_single_element()
+    return images.numpy(), labels.numpy()
 
 
 def load_data(hp, split):
-    """Batches of pictures (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
-    pictures, labels = read(hp, split)
-    dataset = tf.data.Dataset.from_tensor_slices((pictures, tf.one_hot(labels, len(NAMES))))
+    """Batches of images (B, 28, 28, 1), uint8, and one-hot labels (B, 10)."""
+    images, labels = read(hp, split)
+    dataset = tf.data.Dataset.from_tensor_slices((images, tf.one_hot(labels, len(NAMES))))
     if split == "train":
         dataset = shuffle(dataset)
     return dataset.batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
@@ -149,15 +149,15 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """How many of the test pictures the model and the baseline name correctly, and what the model costs."""
-    (known, known_labels), (pictures, labels) = read(hp, "train"), read(hp, "test")
+    """How many of the test images the model and the baseline classify correctly, and what the model costs."""
+    (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
     components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
     baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
     baseline.fit(known.reshape(len(known), -1), known_labels)
     return {
-        "accuracy": float(np.mean(classify(model, pictures)[0] == labels)),
-        "unmirrored_accuracy": float(np.mean(model.predict(pictures, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(pictures.reshape(len(pictures), -1), labels),
+        "accuracy": float(np.mean(classify(model, images)[0] == labels)),
+        "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
+        "support_vector_accuracy": baseline.score(images.reshape(len(images), -1), labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
         **{f"purity_{stage}": purity(model, hp, stage) for stage in STAGES},
@@ -165,37 +165,37 @@ def evaluate(model, hp):
 
 
 def multiply_adds(chosen):
-    """How many products some layers add up for one picture; only convolutions and dense layers count."""
+    """How many products some layers add up for one image; only convolutions and dense layers count."""
     weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
     # Each weight is used once at each place of the output; a dense layer's output has only one.
     return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
-def activity(model, stage, pictures):
+def activity(model, stage, images):
     """What the convolutions of a stage give: (N, height, width, filters)."""
-    return keras.Model(model.inputs[0], model.get_layer(f"pool{stage}").input).predict(pictures, verbose=0)
+    return keras.Model(model.inputs[0], model.get_layer(f"pool{stage}").input).predict(images, verbose=0)
 
 
 def purity(model, hp, stage):
-    """The share of the commonest garment among the ten validation pictures that excite a unit most, on average."""
-    pictures, labels = read(hp, "validation")
-    strongest = activity(model, stage, pictures).max(axis=(1, 2))  # (N, filters)
+    """The share of the commonest garment among the ten validation images that excite a unit most, on average."""
+    images, labels = read(hp, "validation")
+    strongest = activity(model, stage, images).max(axis=(1, 2))  # (N, filters)
     first = labels[np.argsort(-strongest, axis=0)[:10]]  # (10, filters)
     return float(np.mean([np.bincount(column).max() / len(column) for column in first.T]))
 
 
-def classify(model, pictures):
-    """The most probable places in NAMES (N,) for pictures (N, 28, 28, 1), and their probabilities (N,).
+def classify(model, images):
+    """The most probable places in NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
 
-    Each probability is the mean over the picture and its mirror image, which errs in other places.
+    Each probability is the mean over the image and its mirror image, which errs in other places.
     """
-    views = [model.predict(each, verbose=0) for each in (pictures, pictures[:, :, ::-1])]
+    views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
     probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def predict(model, assets, inputs):
-    """Names garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
+    """Classifies garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
 
     An image shows one garment, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -209,27 +209,27 @@ def predict(model, assets, inputs):
 
 
 def show(model, hp):
-    """The pictures that excite three units of each stage most, outside the unit's receptive field faded."""
-    pictures, _ = read(hp, "validation")
+    """The images that excite three units of each stage most, outside the unit's receptive field faded."""
+    images, _ = read(hp, "validation")
     picture, axes = new(8, 4.6, rows=len(STAGES), columns=9)
     for stage, size, row in zip(STAGES, SEEN, axes):
         step = 2 ** (stage - 1)
-        maps = activity(model, stage, pictures)
+        maps = activity(model, stage, images)
         strongest = maps.max(axis=(1, 2))
         units = np.argsort(-strongest.std(axis=0))[:3]
         for unit, places in zip(units, np.split(row, 3)):
             for ax, index in zip(places, np.argsort(-strongest[:, unit])):
                 top, left = np.unravel_index(maps[index, :, :, unit].argmax(), maps.shape[1:3])
-                draw(ax, pictures[index, ..., 0], step * np.array([top + 0.5, left + 0.5]) - 0.5, size / 2)
+                draw(ax, images[index, ..., 0], step * np.array([top + 0.5, left + 0.5]) - 0.5, size / 2)
         row[0].set_ylabel(f"stage {stage}\n{size} x {size}\npixels", rotation=0, ha="right", va="center")
     for number, ax in enumerate(axes[0, 1::3], start=1):
         ax.set_title(f"unit {number} of each stage", fontsize=10)
-    picture.suptitle("Deeper units see more of a picture: where the three strongest pictures of each excite it")
+    picture.suptitle("Deeper units see more of an image: where the three strongest images of each excite it")
     return {"units": picture}
 
 
 def draw(ax, picture, centre, half):
-    """Draws a picture, faded but for a square around a pixel."""
+    """Draws an image, faded but for a square around a pixel."""
     rows, columns = np.indices(picture.shape)
     seen = np.maximum(np.abs(rows - centre[0]), np.abs(columns - centre[1])) < half
     ax.imshow(np.where(seen, picture, picture // 4), cmap="gray_r", vmin=0, vmax=255)
