@@ -29,8 +29,10 @@ def test_docstring_is_complete_and_its_result_is_the_recorded_one(entry):
 
 
 @pytest.mark.recorded
-def test_every_answer_rests_on_measured_numbers_and_claims_no_more_than_they_show(entry):
+def test_every_answer_rests_on_measured_numbers_and_claims_no_more_than_they_show(entry, recipe):
     asked = entry.promise["answers"]
+    named = {variant for sentence in asked.values() for variant, _ in answers.compared(sentence)}
+    assert named <= set(getattr(recipe, "VARIANTS", {}))
     assert 2 <= len(asked) <= 8 and all(question.endswith("?") for question in asked)
     assert answers.complaints(entry.promise, entry.results) == []
 

@@ -33,9 +33,7 @@ def split(field_name):
 
 def values(recorded, variant, metric):
     """The measured values, one per seed; where a record has only the mean, that alone."""
-    run = recorded.get("variants", {}).get(variant) if variant else recorded
-    if run is None:
-        raise errors.RecipeError(f"the variant {variant!r} was not measured")
+    run = recorded["variants"][variant] if variant else recorded
     if metric in run.get("metrics_by_seed", {}):
         return run["metrics_by_seed"][metric]
     if not variant and metric == recorded["figure"]["name"]:
@@ -47,11 +45,16 @@ def values(recorded, variant, metric):
 
 
 def fill(promise, recorded):
-    """Every question with its answer; "not measured yet" where there are no results."""
-    asked = promise["answers"]
+    """Every question with its answer; "not measured yet" where the run or a variant in the answer has no results."""
     return {
-        question: Numbers(recorded).format(sentence) if recorded else UNMEASURED for question, sentence in asked.items()
+        question: Numbers(recorded).format(sentence) if measured(sentence, recorded) else UNMEASURED
+        for question, sentence in promise["answers"].items()
     }
+
+
+def measured(sentence, recorded):
+    """Whether there are results of the run and of every variant that a sentence gives numbers for."""
+    return bool(recorded) and all(variant in recorded.get("variants", {}) for variant, _ in compared(sentence))
 
 
 def compared(sentence):
@@ -88,7 +91,7 @@ def complaints(promise, recorded):
         typed = " ".join(text for text, *_ in parts)
         # Settings ("200 steps") may be typed; decimals and percentages are taken to be measured.
         found += [f"{question} contains the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
-        verdicts = [differs(promise, recorded, *pair) for pair in compared(sentence)] if recorded else []
+        verdicts = [differs(promise, recorded, *pair) for pair in compared(sentence)] if measured(sentence, recorded) else []
         if NO_DIFFERENCE in sentence and False not in verdicts:
             found.append(f"{question} says {NO_DIFFERENCE!r}, and no variant in the answer is that close")
         if NO_DIFFERENCE not in sentence and False in verdicts:
