@@ -91,7 +91,9 @@ def complaints(promise, recorded):
         typed = " ".join(text for text, *_ in parts)
         # Settings ("200 steps") may be typed; decimals and percentages are taken to be measured.
         found += [f"{question} contains the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
-        verdicts = [differs(promise, recorded, *pair) for pair in compared(sentence)] if measured(sentence, recorded) else []
+        verdicts = (
+            [differs(promise, recorded, *pair) for pair in compared(sentence)] if measured(sentence, recorded) else []
+        )
         if NO_DIFFERENCE in sentence and False not in verdicts:
             found.append(f"{question} says {NO_DIFFERENCE!r}, and no variant in the answer is that close")
         if NO_DIFFERENCE not in sentence and False in verdicts:

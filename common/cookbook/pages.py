@@ -125,10 +125,36 @@ def section(entry):
     return [*lines, "", "```", command, "```", "", f"[Read the recipe]({name}.py)", ""]
 
 
+def costs(entries):
+    """The recipes that report what their networks cost, side by side, as Markdown; nothing if there is only one."""
+    counted = [entry for entry in entries if "multiply_adds" in (entry.results or {"metrics": {}})["metrics"]]
+    if len(counted) < 2:
+        return []
+    lines = [
+        "## What each network costs",
+        "",
+        "Multiply-adds are those of one image; convolutions and dense layers count.",
+    ]
+    lines += [
+        "",
+        "| network | data | parameters | multiply-adds | minutes (CPU) | result |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in sorted(counted, key=lambda entry: entry.results["metrics"]["multiply_adds"]):
+        metrics, name = entry.results["metrics"], entry.name.split(".")[1]
+        lines.append(
+            f"| [{name}](#{name}) | {', '.join(entry.promise['data'])} | {metrics['parameters'] / 1e6:.2f} million "
+            f"| {metrics['multiply_adds'] / 1e6:.1f} million | {minutes(entry.results)} "
+            f"| {results.spread(entry.results['figure'])} |"
+        )
+    return [*lines, ""]
+
+
 def chapter_page(chapter):
     """The text of `recipes/CHAPTER/README.md`."""
     name, about = title(chapter)
     lines = [GENERATED, "", f"# {name}", "", about[:1].upper() + about[1:], "", HOW_MEASURED, ""]
+    lines += costs(chapters()[chapter])
     for entry in chapters()[chapter]:
         lines += section(entry)
     return "\n".join(lines)

@@ -50,12 +50,12 @@ PROMISE = {
         ),
         "Valid or same padding: what sizes come out, and what does it cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
-            "takes {valid padding/million_multiply_adds:.1f} instead of {million_multiply_adds:.1f} million "
+            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} "
             "multiplications an image; accuracy is {valid padding/accuracy:.1%} instead of {accuracy:.1%}."
         ),
         "Max pooling, average pooling, or strides?": (
             "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}; strides save "
-            "multiplications ({strides/million_multiply_adds:.1f} million)."
+            "multiplications ({strides/multiply_adds:,.0f})."
         ),
         "Does global pooling help against overfitting?": (
             "It leaves {head_parameters:.0f} weights to the last layer instead of {flatten/head_parameters:,.0f}: "
@@ -189,7 +189,7 @@ def evaluate(model, hp):
     # A multiplication for each weight of a filter, at each place of its map.
     weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
     products = [np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:-1]) for layer in weighted]
-    results["million_multiply_adds"] = sum(products) / 1e6
+    results["multiply_adds"] = sum(products)
 
     outputs = [model.get_layer(name).output for name in MAPS]
     means = keras.Model(model.input, [ops.mean(maps, axis=(1, 2)) for maps in outputs])

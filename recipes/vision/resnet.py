@@ -16,6 +16,8 @@ Answers   What does a deep residual network add to a single convolution? not mea
     python -m recipes.vision.resnet --try frog.png
 """
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -194,13 +196,22 @@ def accuracy(probabilities, labels):
 
 
 def evaluate(model, hp):
-    """Accuracies on test: from six views of each image, from one, and the baseline's."""
+    """Accuracies on test, from six views of each image, from one and the baseline's; what the network costs."""
     images, labels = read(hp, "test")
     return {
         "accuracy": accuracy(classify(model, images), labels),
         "one_view_accuracy": accuracy(probabilities_of(model, images), labels),
         "patches_accuracy": patches_accuracy(hp, images, labels),
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model.layers),
     }
+
+
+def multiply_adds(chosen):
+    """How many products some layers add up for one image; only convolutions and dense layers count."""
+    weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
+    # Each weight is used once at each place of the output; a dense layer's output has only one.
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
 def patches_accuracy(hp, images, labels):
