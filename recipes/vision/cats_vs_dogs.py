@@ -189,7 +189,7 @@ def evaluate(model, hp):
     # A multiplication for each weight of a filter, at each place of its map.
     weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
     products = [np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:-1]) for layer in weighted]
-    results["multiply_adds"] = sum(products)
+    results["multiply_adds"] = int(sum(products))
 
     outputs = [model.get_layer(name).output for name in MAPS]
     means = keras.Model(model.input, [ops.mean(maps, axis=(1, 2)) for maps in outputs])
