@@ -1,6 +1,6 @@
 """Inception, or GoogLeNet, which applies filters of several sizes side by side, classifies the garments of Fashion-MNIST.
 
-Result    not measured yet
+Result    accuracy 0.9387 with one seed, 18.5 minutes a run (20.5 of CPU) on 2 cores
 Baseline  a support-vector machine on the 80 principal components of the pixels
 Published 0.937, GoogLeNet in the table of https://github.com/zalandoresearch/fashion-mnist
 Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.org/abs/1409.4842. Blocks of four branches
@@ -8,7 +8,8 @@ Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.or
           an image and its mirror image are the paper's. Here there are four blocks, not nine, and narrower ones, after
           a short stem, without auxiliary classifiers; batch normalization follows each convolution, and the training is
           modern: AdamW, one cycle of the learning rate, label smoothing, random shifts and flips.
-Answers   What does Inception add to a support-vector machine? not measured yet
+Answers   What does Inception add to a support-vector machine? It classifies 93.9% of the test images correctly, the
+          support-vector machine 89.5%. Without the mean over each image and its mirror image it would be 93.6%.
           What are 1x1 convolutions for? not measured yet
 
     python -m recipes.vision.inception
@@ -34,6 +35,7 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "a support-vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.937, "source": "GoogLeNet in the Fashion-MNIST table"},
+    "tolerance": 0.005,
     "data": ["fashion_mnist"],
     "answers": {
         "What does Inception add to a support-vector machine?": (
