@@ -1,6 +1,6 @@
 """An MLP predicts who survived the Titanic; repeated five-fold cross-validation shows how far to trust its accuracy.
 
-Result    not measured yet
+Result    accuracy 0.8101 ± 0.0049 over 3 seeds, 0.6 minutes a run (0.5 of CPU) on 2 cores
 Baseline  gradient boosting on the same passengers; logistic regression is measured too
 Published 0.790, logistic regression on one split of the same 1,309 passengers, scikit-learn's "Column Transformer with
           Mixed Types": https://scikit-learn.org/0.24/auto_examples/compose/plot_column_transformer_mixed_types.html.
@@ -8,10 +8,16 @@ Published 0.790, logistic regression on one split of the same 1,309 passengers, 
 Paper     Stone: Cross-Validatory Choice and Assessment of Statistical Predictions, 1974,
           https://doi.org/10.1111/j.2517-6161.1974.tb00994.x. The columns `boat` and `body` are left out: they were
           filled in after the sinking and give the answer away.
-Answers   How far can one trust a single split? not measured yet
-          What do folds add? not measured yet
-          Does an MLP beat logistic regression and gradient boosting? not measured yet
-          Would more passengers help? not measured yet
+Answers   How far can one trust a single split? Not far: on 25 random splits of the same 1,000 passengers, the accuracy
+          of the MLP ranges from 75.5% to 85.0%, with a standard deviation of 2.7%.
+          What do folds add? Five folds test every passenger once. A single fold tells no more than a split (standard
+          deviation 2.0%), but their mean, 80.5%, varies by 0.5% only if the passengers are dealt anew. That leaves out
+          what other passengers would change.
+          Does an MLP beat logistic regression and gradient boosting? Over all folds, the MLP has 80.5%, gradient
+          boosting 80.3% and logistic regression 78.6%. On 4% of the single splits, logistic regression is level with
+          the MLP or ahead, and on 40% gradient boosting is.
+          Would more passengers help? From 100 to 400 to 800 passengers in training, the MLP goes from 78.1% to 79.4% to
+          81.4%, gradient boosting from 75.5% to 79.7% to 80.7%, and logistic regression from 78.3% to 78.6% to 78.6%.
 
     python -m recipes.basics.cross_validation
     python -m recipes.basics.cross_validation --set folds=10 repeats=2

@@ -1,7 +1,8 @@
 """AlexNet, the network that won ImageNet in 2012, at the size of Fashion-MNIST's 28 x 28 images.
 
 Result    not measured yet
-Baseline  a support-vector machine on the 80 principal components of the pixels
+Baseline  a support-vector machine on the 80 principal components of the pixels; in the table cited below, one on
+          histograms of oriented gradients reaches 0.926
 Published 0.899, AlexNet with a triplet loss in the table of https://github.com/zalandoresearch/fashion-mnist; 0.925 is
           the recipe's own aim
 Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012,

@@ -52,13 +52,12 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 90, "epochs": 2, "width": 2}
+TINY = {"examples": 90, "epochs": 2, "width": 2, "blocks": 1}
 VARIANTS = {"without reductions": {"reductions": False}}
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 
 NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
-BLOCKS = ("block1", "block2", "block3", "block4")
 BRANCHES = ("1x1", "3x3", "5x5", "pooled")
 COLOURS = ("#94a3b8", "#1d4ed8", "#c2410c", "#0f766e")  # Of the branches.
 
@@ -69,6 +68,7 @@ def configure(hp):
     hp.Int("epochs", 1, 60, default=10)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 2, 32, step=2, default=16)  # Filters of the first block's narrowest branch; 32 in the paper.
+    hp.Int("blocks", 1, 9, default=4)  # 9 in the paper.
     hp.Boolean("reductions", default=True)  # 1x1 convolutions that narrow the input of the 3x3 and 5x5 ones.
     hp.Float("dropout", 0.0, 0.8, default=0.3)  # 0.4 in the paper.
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
@@ -79,7 +79,7 @@ def configure(hp):
 
 
 def build_model(hp):
-    """GoogLeNet with four blocks: images (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
+    """GoogLeNet with fewer blocks: images (B, 28, 28, 1) of 0 to 255 to logits (B, 10)."""
     width = hp["width"]
 
     def convolution(inputs, filters, side, name):
@@ -111,9 +111,8 @@ def build_model(hp):
     hidden = convolution(hidden, 4 * width, 3, "stem2")  # (B, 14, 14, 4 * width)
     hidden = block(hidden, width, "block1")  # (B, 14, 14, 8 * width)
     hidden = layers.MaxPooling2D(3, strides=2, padding="same", name="pool2")(hidden)
-    hidden = block(hidden, 2 * width, "block2")
-    hidden = block(hidden, 2 * width, "block3")
-    hidden = block(hidden, 2 * width, "block4")  # (B, 7, 7, 16 * width)
+    for number in range(2, hp["blocks"] + 1):
+        hidden = block(hidden, 2 * width, f"block{number}")  # (B, 7, 7, 16 * width)
     hidden = layers.GlobalAveragePooling2D(name="average")(hidden)  # (B, 16 * width)
     hidden = layers.Dropout(hp["dropout"], name="dropout")(hidden)
     logits = layers.Dense(len(NAMES), name="output")(hidden)
@@ -207,13 +206,14 @@ def predict(model, assets, inputs):
 def show(model, hp):
     """Multiply-adds of each branch with and without reductions, and the accuracy lost without a branch."""
     picture, (left, right) = new(9, 4, columns=2)
-    places = np.arange(len(BLOCKS))
+    blocks = [f"block{number}" for number in range(1, hp["blocks"] + 1)]
+    places = np.arange(len(blocks))
     unreduced = build_model({**hp.values, "reductions": False})
     for each, shift in ((model, -0.2), (unreduced, 0.2)):
-        bottom = np.zeros(len(BLOCKS))
+        bottom = np.zeros(len(blocks))
         for branch, colour in zip(BRANCHES, COLOURS):
             # The name of a branch's reduction, if it has one, begins with the branch's own.
-            starts = [f"{block}_{branch}" for block in BLOCKS]
+            starts = [f"{block}_{branch}" for block in blocks]
             costs = [multiply_adds([layer for layer in each.layers if layer.name.startswith(name)]) for name in starts]
             left.bar(places + shift, np.array(costs) / 1e6, 0.36, bottom, color=colour)
             bottom += np.array(costs) / 1e6
@@ -222,11 +222,11 @@ def show(model, hp):
     images, labels = (each[:2_000] for each in read(hp, "validation"))
     accuracy = np.mean(classify(model, images)[0] == labels)
     for branch, colour, shift in zip(BRANCHES, COLOURS, (-0.3, -0.1, 0.1, 0.3)):
-        left_over = [np.mean(without(model, f"{block}_{branch}", images) == labels) for block in BLOCKS]
+        left_over = [np.mean(without(model, f"{block}_{branch}", images) == labels) for block in blocks]
         right.bar(places + shift, 100 * (accuracy - np.array(left_over)), 0.18, color=colour, label=branch)
     plain(right).set(title="Accuracy lost when a branch is set to zero", ylabel="percentage points, validation")
     for ax in (left, right):
-        ax.set_xticks(places, BLOCKS)
+        ax.set_xticks(places, blocks)
     picture.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return {"branches": picture}
 
