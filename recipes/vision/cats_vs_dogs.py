@@ -86,7 +86,7 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 32, 10_000, default=10_000)  # Cats and dogs read from each split, at most.
     hp.Int("epochs", 1, 200, default=35)
-    hp.Choice("batch_size", [32, 64, 128, 256], default=64)
+    hp.Int("batch_size", 32, 256, step=32, default=64)
     hp.Int("filters", 4, 128, step=4, default=32)  # Of the first layer; later ones have two and four times as many.
     hp.Choice("pooling", ["max", "average", "strides"], default="max")  # strides: convolutions skip every other place.
     hp.Choice("padding", ["same", "valid"], default="same")
@@ -255,12 +255,12 @@ def show(model, hp):
 
     probabilities = model.predict(images, verbose=0)
     right = (probabilities > 0.5) == (dogs > 0.5)
+    kinds = (right & (dogs == 0), right & (dogs == 1), ~right & (dogs == 0), ~right & (dogs == 1))
+    chosen = np.concatenate([np.flatnonzero(kind)[:4] for kind in kinds])
     pictures, titles = [], []
-    for kind in (right & (dogs == 0), right & (dogs == 1), ~right & (dogs == 0), ~right & (dogs == 1)):
-        for index in np.flatnonzero(kind)[:4]:
-            heat = colormaps["inferno"](grad_cam(model, images[[index]])[0])[..., :3]
-            pictures += [images[index], 0.4 * images[index] / 255 + 0.6 * heat]
-            titles += [("cat", "dog")[int(dogs[index, 0])], named(probabilities[index, 0])]
+    for index, marks in zip(chosen, grad_cam(model, images[chosen])):
+        pictures += [images[index], 0.4 * images[index] / 255 + 0.6 * colormaps["inferno"](marks)[..., :3]]
+        titles += [("cat", "dog")[int(dogs[index, 0])], named(probabilities[index, 0])]
     heading = f"What speaks for the answer (Grad-CAM): right answers above, some of {np.sum(~right)} mistakes below"
     return {"feature_maps": feature_maps, "grad_cam": image_grid(pictures, titles, columns=8, heading=heading)}
 
