@@ -1,17 +1,25 @@
 """Eight ways to regularize a small CNN trained on 2,000 images of Fashion-MNIST, each on its own and six together.
 
-Result    not measured yet
+Result    accuracy 0.8758 ± 0.0020 over 3 seeds, 3.3 minutes a run (3.0 of CPU) on 2 cores
 Baseline  a support vector machine with a Gaussian kernel on the pixels
 Published 0.87, the recipe's own aim: no figure is published for these 2,000 images
 Paper     Srivastava et al.: Dropout, 2014, https://jmlr.org/papers/v15/srivastava14a.html; Ioffe, Szegedy: Batch
           Normalization, 2015, https://arxiv.org/abs/1502.03167; Ba, Kiros, Hinton: Layer Normalization, 2016,
           https://arxiv.org/abs/1607.06450; Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2017,
           https://arxiv.org/abs/1711.05101
-Answers   How large is the gap between training and test accuracy, and what closes it? not measured yet
-          What does each technique do on its own? not measured yet
-          Does a smaller gap mean a better network? not measured yet
-          How much dropout? not measured yet
-          What does early stopping do? not measured yet
+Answers   How large is the gap between training and test accuracy, and what closes it? Without regularization, 99.9% of
+          the training images are right and 85.1% of the test images; with dropout, L1, L2, weight decay, batch
+          normalization and augmentation together, 95.2% and 87.6%.
+          What does each technique do on its own? Test accuracy, and in parentheses the gap: nothing 85.1% (14.8%),
+          early stopping 84.4% (7.5%), dropout 86.0% (12.2%), L1 85.3% (14.5%), L2 85.4% (13.6%), weight decay 85.6%
+          (12.9%), batch normalization 85.5% (14.5%), layer normalization 84.6% (15.4%), augmentation 86.3% (9.4%).
+          Does a smaller gap mean a better network? Not always: with seven tenths of the units dropped, the gap is only
+          4.5%, because the network fits its training images less well, and test accuracy is 80.8%.
+          How much dropout? Test accuracy is 85.1% without, 86.0% with a quarter of the units dropped, 85.2% with half
+          and 80.8% with seven tenths.
+          What does early stopping do? It changes confidence more than accuracy: the cross-entropy on test is 0.46
+          instead of 0.67, the accuracy 84.4% instead of 85.1%. Without regularization, epoch 9 of 30 is the best; with
+          the other techniques together it is epoch 29, which leaves little to stop.
 
     python -m recipes.basics.regularization
     python -m recipes.basics.regularization --set compared=0 dropout=0.5
