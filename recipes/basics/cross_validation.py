@@ -1,10 +1,11 @@
 """An MLP predicts who survived the Titanic; repeated five-fold cross-validation shows how far to trust its accuracy.
 
 Result    accuracy 0.8101 ± 0.0049 over 3 seeds, 0.6 minutes a run (0.5 of CPU) on 2 cores
-Baseline  gradient boosting on the same passengers; logistic regression is measured too
+Baseline  logistic regression on the same passengers; gradient boosting is measured too
 Published 0.790, logistic regression on one split of the same 1,309 passengers, scikit-learn's "Column Transformer with
           Mixed Types": https://scikit-learn.org/0.24/auto_examples/compose/plot_column_transformer_mixed_types.html.
-          With about 300 passengers to test on, a difference of two points means nothing, as this recipe shows.
+          It uses five of the seven columns and tests on 262 passengers; with so few, a difference of two points is
+          within the spread of a single split, as this recipe shows.
 Paper     Stone: Cross-Validatory Choice and Assessment of Statistical Predictions, 1974,
           https://doi.org/10.1111/j.2517-6161.1974.tb00994.x. The columns `boat` and `body` are left out: they were
           filled in after the sinking and give the answer away.
@@ -40,7 +41,7 @@ from common.plots import TRAINING, new, plain
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "gradient boosting", "metric": "boosting_accuracy"},
+    "baseline": {"name": "logistic regression", "metric": "logistic_accuracy"},
     "published": {"value": 0.790, "source": "scikit-learn's example, one split"},
     "data": ["titanic"],
     "answers": {
@@ -49,14 +50,16 @@ PROMISE = {
             "{MLP-lowest-split:.1%} to {MLP-highest-split:.1%}, with a standard deviation of {MLP-split-sd:.1%}."
         ),
         "What do folds add?": (
-            "Five folds test every passenger once. A single fold tells no more than a split (standard deviation "
-            "{MLP-fold-sd:.1%}), but their mean, {MLP-mean:.1%}, varies by {MLP-mean-sd:.1%} only if the passengers "
-            "are dealt anew. That leaves out what other passengers would change."
+            "Five folds test every passenger once. The accuracy on a single fold has a standard deviation of "
+            "{MLP-fold-sd:.1%}, but the mean of five, {MLP-mean:.1%}, one of only {MLP-mean-sd:.1%} when the passengers "
+            "are divided into folds anew. This does not include the variation that other passengers would bring."
         ),
         "Does an MLP beat logistic regression and gradient boosting?": (
             "Over all folds, the MLP has {MLP-mean:.1%}, gradient boosting {boosting-mean:.1%} and logistic regression "
-            "{logistic-mean:.1%}. On {logistic-wins:.0%} of the single splits, logistic regression is level with the "
-            "MLP or ahead, and on {boosting-wins:.0%} gradient boosting is."
+            "{logistic-mean:.1%}. On a single split, one may see anything: logistic regression is at least as accurate "
+            "as the MLP on {logistic-at-least-as-good:.0%} of them, gradient boosting on "
+            "{boosting-at-least-as-good:.0%}; on the test split, the three have {logistic_accuracy:.1%}, "
+            "{accuracy:.1%} and {boosting_accuracy:.1%}."
         ),
         "Would more passengers help?": (
             "From 100 to 400 to 800 passengers in training, the MLP goes from {MLP-with-100:.1%} to {MLP-with-400:.1%} "
@@ -75,7 +78,7 @@ SPLITS = {"train": "train[:800]", "validation": "train[800:1000]", "test": "trai
 NUMBERS = ("age", "fare", "sibsp", "parch")
 NAMES = {"class": ("1", "2", "3"), "sex": ("male", "female"), "port": ("Cherbourg", "Queenstown", "Southampton")}
 METHODS = {"MLP": "#c2410c", "boosting": "#0f766e", "logistic": "#1d4ed8"}
-SIZES = (400, 200, 100, 50)  # Passengers to train on in the learning curve, besides all that are not in the fold.
+SIZES = (400, 200, 100, 50)  # Passengers to train on in the learning curve, in addition to all outside the fold.
 
 
 def configure(hp):
@@ -88,7 +91,7 @@ def configure(hp):
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=1e-2)
     hp.Int("folds", 2, 10, default=5)
-    hp.Int("repeats", 1, 20, default=5)  # How often the passengers are dealt into folds anew.
+    hp.Int("repeats", 1, 20, default=5)  # How often the passengers are divided into folds anew.
     return hp
 
 
@@ -182,7 +185,7 @@ def cross_validate(hp, method):
     """Accuracies of one of METHODS on passengers that it wasn't trained on; they don't depend on the run's seed.
 
     Returns: those on every fold (repeats, folds), those on as many single splits (repeats * folds,), and the learning
-    curve {number of passengers to train on: mean over the first five folds}.
+    curve {number of passengers to train on: mean over all folds}.
     """
     parts = [read(hp, "train"), read(hp, "validation")]
     passengers, survived = (np.concatenate(each) for each in zip(*parts))
@@ -198,11 +201,13 @@ def cross_validate(hp, method):
     folds = list(model_selection.RepeatedKFold(n_splits=count, n_repeats=repeats, random_state=0).split(passengers))
     splits = model_selection.ShuffleSplit(count * repeats, test_size=1 / count, random_state=0).split(passengers)
     on_folds = accuracies(folds).reshape(repeats, count)
+    generator = np.random.default_rng(0)
+    folds = [(generator.permutation(known), unseen) for known, unseen in folds]
     whole = len(folds[0][0])
-    curve = {whole: on_folds[0].mean()}
+    curve = {whole: on_folds.mean()}
     for size in SIZES:
         if size < whole:
-            curve[size] = accuracies((known[:size], unseen) for known, unseen in folds[:count]).mean()
+            curve[size] = accuracies((known[:size], unseen) for known, unseen in folds).mean()
     return on_folds, accuracies(splits), curve
 
 
@@ -212,14 +217,14 @@ def evaluate(model, hp):
     results = {"accuracy": np.mean((model.predict(unseen, verbose=0)[:, 0] > 0.5) == survived)}
     for method in ("boosting", "logistic"):
         results[f"{method}_accuracy"] = np.mean(survivors(hp, method, known, known_survived, unseen) == survived)
-        results[f"{method}-wins"] = np.mean(cross_validate(hp, method)[1] >= cross_validate(hp, "MLP")[1])
+        results[f"{method}-at-least-as-good"] = np.mean(cross_validate(hp, method)[1] >= cross_validate(hp, "MLP")[1])
     for method in METHODS:
         on_folds, on_splits, curve = cross_validate(hp, method)
         results |= {
             f"{method}-mean": on_folds.mean(),
-            f"{method}-mean-sd": on_folds.mean(axis=1).std(),
-            f"{method}-fold-sd": on_folds.std(axis=1).mean(),
-            f"{method}-split-sd": on_splits.std(),
+            f"{method}-mean-sd": np.std(on_folds.mean(axis=1), ddof=min(1, len(on_folds) - 1)),
+            f"{method}-fold-sd": on_folds.std(ddof=1),
+            f"{method}-split-sd": on_splits.std(ddof=1),
             f"{method}-lowest-split": on_splits.min(),
             f"{method}-highest-split": on_splits.max(),
             **{f"{method}-with-{size}": accuracy for size, accuracy in curve.items()},
@@ -265,8 +270,15 @@ def show(model, hp):
         right.plot(list(curve), [100 * accuracy for accuracy in curve.values()], "o-", color=colour, label=method)
     left.set_yticks(range(len(METHODS)), list(METHODS))
     left.invert_yaxis()
-    plain(left).set(title="Single splits (grey) and means over the folds", xlabel="accuracy on held-out passengers (%)")
-    plain(right).set(title="Learning curves", xlabel="passengers to train on", ylabel="accuracy (%)", xscale="log")
+    plain(left).set(
+        title="25 single splits (grey), 5 means over five folds", xlabel="accuracy on held-out passengers (%)"
+    )
+    plain(right).set(
+        title="Learning curves",
+        xlabel="passengers to train on",
+        ylabel="accuracy on held-out passengers (%)",
+        xscale="log",
+    )
     right.set_xticks(list(curve), list(curve))
     right.minorticks_off()
     right.legend(frameon=False)

@@ -4,7 +4,7 @@ Result    accuracy 1.000 ± 0.000 over 3 seeds, 0.0 minutes a run (0.0 of CPU) o
 Baseline  logistic regression on the same measurements, which is as good; scikit-learn's Perceptron is measured too
 Published nothing for these two species: 0.99 is the recipe's own aim, since a line separates them completely
 Paper     Rosenblatt: The Perceptron: A Probabilistic Model for Information Storage and Organization in the Brain, 1958,
-          https://doi.org/10.1037/h0042519, of whose machine only the unit that learns is kept. The bound is from
+          https://doi.org/10.1037/h0042519, of whose machine only the trainable unit is built. The bound is from
           Novikoff: On Convergence Proofs for Perceptrons, 1962.
 Answers   What can a single perceptron not do, and what does a hidden layer add? It can separate only what a line
           separates: of the four points of XOR, no line that it tries in 100 epochs gets more than 75% right. A hidden
@@ -42,19 +42,22 @@ PROMISE = {
     "data": ["penguins/simple"],
     "answers": {
         "What can a single perceptron not do, and what does a hidden layer add?": (
-            "It can separate only what a line separates: of the four points of XOR, no line that it tries in 100 epochs "
-            "gets more than {xor_one_layer_accuracy:.0%} right. A hidden layer bends the boundary: "
-            "{xor_two_layer_accuracy:.0%} are right."
+            "It can separate only what a line separates: of the four points of XOR, none of the lines that it tries in "
+            "100 epochs classifies more than {xor_one_layer_accuracy:.0%} correctly. With a hidden layer, the boundary "
+            "can bend, and {xor_two_layer_accuracy:.0%} are correct."
         ),
         "How does its rule differ from that of logistic regression?": (
-            "Both add the error times the input to the weights. A step function makes no error once every example is on "
-            "its side, so the perceptron stops, with its line {distance:.2f} mm from the nearest penguin. A sigmoid "
-            "always errs a little, so logistic regression moves on; its line is {logistic_distance:.2f} mm away."
+            "Both add the error times the input to the weights. With a step function, the error is zero as soon as "
+            "every example is on its side, so the perceptron stops, {distance:.2f} mm from the nearest training "
+            "penguin. With a sigmoid, it never is quite zero, so the line keeps moving away from the nearest ones; "
+            "scikit-learn's, which a penalty on the weights stops, is {logistic_distance:.2f} mm away."
         ),
-        "How many mistakes does it make before it stops, and does the scale of the inputs matter?": (
-            "{mistakes:.0f} in millimetres, on average over 20 orders of the examples, and {standardized_mistakes:.1f} "
-            "with standardized inputs. Novikoff's bound, the square of the longest input divided by the margin, is "
-            "{bound:,.0f} and {standardized_bound:.0f}. A learning rate would change nothing but the weights' length."
+        "How many mistakes does it make before it stops, and does it help to centre or scale the inputs?": (
+            "{mistakes:.0f} in millimetres, on average over 20 orders of the examples; {scaled_mistakes:.0f} if each "
+            "measurement is divided by its standard deviation, {centred_mistakes:.1f} if its mean is subtracted, and "
+            "{standardized_mistakes:.1f} if both are done. Novikoff's bound, the square of the longest input divided by "
+            "the margin, falls from {bound:,.0f} to {standardized_bound:.0f}. Starting from zero weights, a learning "
+            "rate would change the length of the weight vector, and not the line."
         ),
     },
 }
@@ -102,9 +105,10 @@ def load_data(hp, split):
 
 
 def learn(points, targets, count, seed):
-    """Rosenblatt's rule on points (N, 2): each that is on the wrong side is added to the weights, or subtracted.
+    """Rosenblatt's rule on points (N, 2): a misclassified one is added to the weights if its target is 1, else subtracted.
 
-    Returns: for each epoch, until one has no mistake or `count` are over, the weights (3,) after each mistake.
+    Returns: for each epoch, a list of the weights (3,) after each mistake; it stops after an epoch without a mistake,
+        or after `count` epochs.
     """
     inputs, weights, generator, course = with_one(points), np.zeros(3), np.random.default_rng(seed), []
     while len(course) < count and (not course or course[-1]):
@@ -156,11 +160,21 @@ def evaluate(models, hp):
     weights, bias = models["model"].get_weights()
     for name, normal, offset in (("", weights[:, 0], bias), ("logistic_", logistic.coef_[0], logistic.intercept_)):
         results[f"{name}distance"] = np.min(np.abs(measurements @ normal + offset)) / np.linalg.norm(normal)
-    for name, points in {"": measurements, "standardized_": preprocessing.scale(measurements)}.items():
+    for name, points in preparations(measurements).items():
         courses = [learn(points, targets, hp["epochs"], order) for order in range(20)]
         results[f"{name}mistakes"] = np.mean([sum(map(len, course)) for course in courses])
         results[f"{name}bound"] = novikoff(points, targets)
     return results
+
+
+def preparations(measurements):
+    """The measurements in mm, scaled, centred, and both: {prefix of the metrics' names: points (N, 2)}."""
+    return {
+        "": measurements,
+        "scaled_": measurements / measurements.std(axis=0),
+        "centred_": measurements - measurements.mean(axis=0),
+        "standardized_": preprocessing.scale(measurements),
+    }
 
 
 def best_line_for_xor():
@@ -198,15 +212,15 @@ def show(models, hp):
     """The line after each mistake, the number of mistakes beside Novikoff's bound, and XOR with one and two layers."""
     measurements, targets = load_data(hp, "train")
     picture, (left, middle, right) = new(9, 3.8, columns=3, width_ratios=[5, 4, 4])
-    scaled = preprocessing.scale(measurements)
-    for points, name, colour in ((scaled, "standardized", "#0f766e"), (measurements, "in mm", "#7c3aed")):
+    centred = measurements - measurements.mean(axis=0)
+    for points, name, colour in ((centred, "centred", "#0f766e"), (measurements, "in mm", "#7c3aed")):
         courses = [learn(points, targets, hp["epochs"], order) for order in range(20)]
         for course in courses:
             middle.plot(np.cumsum([0, *map(len, course)]), color=colour, alpha=0.5)
         bound = novikoff(points, targets)
         middle.axhline(bound, color=colour, linestyle="--")
-        middle.text(0, bound, f"bound {name}: {bound:,.0f}", color=colour, va="bottom")
-    plain(middle).set(title="Mistakes stay below the bound", xlabel="epochs", ylabel="mistakes so far, in 20 orders")
+        middle.text(0, bound, f"bound, {name}: {bound:,.0f}", color=colour, va="bottom")
+    plain(middle).set(title="Mistakes stay below the bound", xlabel="epochs", ylabel="mistakes so far (20 orders)")
     middle.set(yscale="symlog", ylim=(0, 1e4), xticks=range(max(map(len, courses)) + 1))
 
     course = max(courses, key=lambda course: sum(map(len, course)))  # In mm, from the order with the most mistakes.
@@ -214,23 +228,24 @@ def show(models, hp):
     lengths = np.array([30, 62])
     for number, (first, second, bias) in enumerate(lines, 1):
         left.plot(lengths, -(first * lengths + bias) / second, "#7c3aed", alpha=0.1 + 0.4 * number / len(lines))
-    left.plot(lengths, -(first * lengths + bias) / second, "black", linewidth=3, label="after the last")
+    left.plot(lengths, -(first * lengths + bias) / second, "black", linewidth=3, label="after the last mistake")
     for name, chosen, colour in zip(SPECIES, (~targets, targets), COLOURS):
         left.scatter(*measurements[chosen].T, s=14, color=colour, label=name, zorder=2)
-    plain(left).set(title=f"{len(lines)} mistakes move the line", xlim=lengths, ylim=(12, 26))
+    plain(left).set(title=f"The line after each of {len(lines)} mistakes", xlim=lengths, ylim=(12, 26))
     left.set(xlabel="length of the bill (mm)", ylabel="depth of the bill (mm)")
-    left.legend(framealpha=1, edgecolor="white", loc="upper right")
+    left.legend(framealpha=1, edgecolor="white", loc="upper left")
 
     side = np.linspace(-0.5, 1.8, 101)
     outputs = models["two_layers"].predict(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2), verbose=0)
     right.contourf(side, side, outputs.reshape(101, 101), [0, 0.5, 1], colors=["#fed7aa", "#bfdbfe"])
     (first, second, bias), share = best_line_for_xor()
-    right.plot(side, -(first * side + bias) / second, "k--", label=f"one layer: {4 * share:.0f} of 4 right")
+    ends = np.array([-0.5, 1.4])
+    right.plot(ends, -(first * ends + bias) / second, "k--", label=f"best line: {4 * share:.0f} of 4 correct")
     for point, target in zip(*XOR):
-        right.scatter(*point, s=150, color=COLOURS[int(target)])
-        right.text(*point, int(target), color="white", ha="center", va="center", weight="bold")
+        right.scatter(*point, s=150, color=COLOURS[int(target)], zorder=3)
+        right.text(*point, int(target), color="white", ha="center", va="center", weight="bold", zorder=4)
     right.set(title="Two layers solve XOR", xlabel="first input", ylabel="second input", ylim=(-0.5, 1.8))
-    right.legend(frameon=False, loc="upper center")
+    right.legend(framealpha=1, edgecolor="white", loc="upper center")
     return {"line": picture}
 
 
