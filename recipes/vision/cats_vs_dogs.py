@@ -3,9 +3,8 @@
 Result    not measured yet
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
 Published nothing for these two classes alone; 0.87 is the recipe's own aim
-Paper     LeCun, Bengio, Hinton: Deep learning, 2015, https://doi.org/10.1038/nature14539. Batch normalization:
-          https://arxiv.org/abs/1502.03167, global average pooling: https://arxiv.org/abs/1312.4400, Grad-CAM:
-          https://arxiv.org/abs/1610.02391. The network is the recipe's own.
+Paper     none for the network. Grad-CAM: Selvaraju et al., 2016, https://arxiv.org/abs/1610.02391; batch normalization:
+          https://arxiv.org/abs/1502.03167; global average pooling: https://arxiv.org/abs/1312.4400.
 Answers   What do learned filters add to hand-made features? not measured yet
           What do first and later layers see? not measured yet
           Valid or same padding: what sizes come out, and what does it cost? not measured yet
@@ -58,9 +57,9 @@ PROMISE = {
             "multiplications ({strides/multiply_adds:,.0f})."
         ),
         "Does global pooling help against overfitting?": (
-            "It leaves {head_parameters:.0f} weights to the last layer instead of {flatten/head_parameters:,.0f}: "
-            "accuracy {accuracy:.1%} on test and {train_accuracy:.1%} on train, {flatten/accuracy:.1%} and "
-            "{flatten/train_accuracy:.1%} with flattened maps."
+            "Accuracy {accuracy:.1%} on test, {train_accuracy:.1%} on train; with flattened maps and "
+            "{flatten/head_parameters:,.0f} instead of {head_parameters:.0f} weights in the last layer, "
+            "{flatten/accuracy:.1%} and {flatten/train_accuracy:.1%}."
         ),
         "What does augmentation add?": (
             "Accuracy {accuracy:.1%} instead of {without augmentation/accuracy:.1%}; without it, "

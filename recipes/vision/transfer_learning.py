@@ -57,7 +57,7 @@ PROMISE = {
 TINY = {"examples": 40, "labels": 20, "picture_size": 32, "passes": 1, "least_steps": 2, "head_steps": 2}
 VARIANTS = {
     "one rate for all": {"base_rate": 1.0},
-    "one low rate for all": {"base_rate": 1.0, "fine_tuning_rate": 1e-4},
+    "one low rate for all": {"base_rate": 1.0, "fine_tuning_rate": 0.0001},
 }
 PINNED = ("base", "picture_size", "labels", "passes", "least_steps", "head_steps")
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
@@ -90,14 +90,10 @@ def configure(hp):
 
 
 def build_model(hp, name="transfer_learning", weights=None):
-    """Images (B, 32, 32, 3) of 0 to 255 to the probability of a dog (B, 1).
-
-    weights: "imagenet" for a frozen base that has learned from ImageNet; None for random weights, all trainable.
-    """
+    """Images (B, 32, 32, 3) of 0 to 255 to the probability of a dog (B, 1); with weights "imagenet", the base is frozen."""
     size = hp["picture_size"]
-    base = BASES[hp["base"]](
-        input_shape=(size, size, 3), include_top=False, weights=weights, pooling="avg", name="base"
-    )
+    options = {"include_top": False, "weights": weights, "pooling": "avg", "name": "base"}
+    base = BASES[hp["base"]](input_shape=(size, size, 3), **options)
     base.trainable = weights is None
 
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
@@ -113,14 +109,6 @@ def build_model(hp, name="transfer_learning", weights=None):
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"])
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     return model
-
-
-def thaw(base):
-    """Makes the weights of the base trainable, except for batch normalization's scales, offsets and statistics."""
-    base.trainable = True
-    for layer in base.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
 
 
 class TwoRates(keras.optimizers.AdamW):
@@ -157,10 +145,7 @@ def encode(split, **values):
 
 
 def load_data(hp, split, labels=None, encoded=False):
-    """Batches of images (B, 32, 32, 3), uint8, or of features (B, 256), and whether they show a dog, (B, 1).
-
-    labels: the number of examples to keep, the first ones; None keeps all.
-    """
+    """Batches of the first images (B, 32, 32, 3), uint8, or features (B, 256), and whether they show a dog, (B, 1)."""
     images, dogs = read(split, hp["examples"])
     inputs = encode(split, **hp.values) if encoded else images
     dataset = tf.data.Dataset.from_tensor_slices((inputs[:labels], dogs[:labels]))
@@ -193,7 +178,9 @@ def train(hp, seed, callbacks=()):
         tuned = build_model(hp, f"fine-tuned-{labels}", "imagenet")
         tuned.get_layer("dog").set_weights(frozen.get_layer("dog").get_weights())
         base = tuned.get_layer("base")
-        thaw(base)
+        base.trainable = True
+        for layer in base.layers:  # Batch normalization keeps its scales, offsets and statistics.
+            layer.trainable = not isinstance(layer, layers.BatchNormalization)
         optimizer = TwoRates(hp["fine_tuning_rate"], weight_decay=hp["weight_decay"])
         optimizer.share, optimizer.slow = hp["base_rate"], {each.value.ref() for each in base.trainable_weights}
         tuned.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
