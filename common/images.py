@@ -8,7 +8,8 @@ from keras import ops
 def load_object(path, length):
     """The object in a picture file, as MNIST and Fashion-MNIST have it: (28, 28, 1), 0 = background, 255 at most.
 
-    It is cut out, its longer side scaled to `length` pixels, and its centre of mass put in the middle.
+    It is cut out, its longer side scaled to `length` pixels, and its centre of mass put as near to the middle as fits
+    (as in MNIST; Fashion-MNIST centres the outline).
 
     Raises:
         ValueError: the file is no picture, or shows nothing.

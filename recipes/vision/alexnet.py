@@ -1,4 +1,4 @@
-"""AlexNet, the network that won ImageNet in 2012, at the size of Fashion-MNIST's 28 x 28 images.
+"""AlexNet, the network that won ImageNet in 2012, scaled down to Fashion-MNIST's 28 x 28 images.
 
 Result    not measured yet
 Baseline  a support-vector machine on the 80 principal components of the pixels; in the table cited below, one on
@@ -6,11 +6,12 @@ Baseline  a support-vector machine on the 80 principal components of the pixels;
 Published 0.899, AlexNet with a triplet loss in the table of https://github.com/zalandoresearch/fashion-mnist; 0.925 is
           the recipe's own aim
 Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012,
-          https://doi.org/10.1145/3065386. Five convolutions, overlapping pooling, dropout in the dense layers, and
-          probabilities averaged over an image and its mirror image are the paper's. Here the first filters have 7 x 7
-          pixels and stride 1 instead of 11 x 11 and stride 4, all layers are narrower and none is split over two GPUs;
-          batch normalization replaces local response normalization, and the training is modern: AdamW, one cycle of
-          the learning rate, label smoothing, random shifts and flips.
+          https://doi.org/10.1145/3065386. Five convolutions, overlapping pooling and dropout are the paper's. Here the
+          first filters have 7 x 7 pixels and stride 1 instead of 11 x 11 and stride 4, all layers are narrower and none
+          is split over two GPUs; dropout acts on the inputs of the two hidden dense layers, not on their outputs; batch
+          normalization replaces local response normalization; the training is modern: AdamW, one cycle of the learning
+          rate, label smoothing, random shifts and flips; and probabilities are averaged over an image and its mirror
+          image, in the paper over five crops and theirs.
 Answers   What does AlexNet add to a support-vector machine? not measured yet
           Does overlapping pooling help? not measured yet
           What is dropout worth? not measured yet
@@ -44,16 +45,16 @@ PROMISE = {
     "answers": {
         "What does AlexNet add to a support-vector machine?": (
             "It classifies {accuracy:.1%} of the test images correctly, the support-vector machine "
-            "{support_vector_accuracy:.1%}. Without the mean over each image and its mirror image it would be "
-            "{unmirrored_accuracy:.1%}."
+            "{support_vector_accuracy:.1%}. Without averaging over each image and its mirror image, the network "
+            "classifies {unmirrored_accuracy:.1%} correctly."
         ),
         "Does overlapping pooling help?": (
-            "With windows of 3 pixels, one more than their stride, {accuracy:.4f} of the test images are classified "
-            "correctly; with windows of 2, {plain pooling/accuracy:.4f}."
+            "With windows of 3 pixels, one more than their stride, {accuracy:.2%} of the test images are classified "
+            "correctly; with windows of 2, {plain pooling/accuracy:.2%}."
         ),
         "What is dropout worth?": (
-            "With it, {training_accuracy:.4f} of the training images and {accuracy:.4f} of the test images are "
-            "classified correctly; without it, {without dropout/training_accuracy:.4f} and {without dropout/accuracy:.4f}."
+            "With it, {training_accuracy:.2%} of the training images and {accuracy:.2%} of the test images are "
+            "classified correctly; without it, {without dropout/training_accuracy:.2%} and {without dropout/accuracy:.2%}."
         ),
         "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image.",
     },
@@ -74,10 +75,10 @@ def configure(hp):
     hp.Int("epochs", 1, 60, default=14)
     hp.Choice("batch_size", [64, 128, 256], default=128)
     hp.Int("width", 2, 32, default=8)  # 32 in the paper: its layers have 3, 8, 12, 12 and 8 times as many filters.
-    hp.Choice("first_filters", [3, 5, 7, 9], default=7)  # Their side, in pixels.
+    hp.Choice("first_filters", [3, 5, 7, 9], default=7)  # Side of the first filters, in pixels.
     hp.Int("units", 32, 4_096, default=512)  # Of both hidden dense layers; 4,096 in the paper.
     hp.Choice("pooling", ["overlapping", "plain"], default="overlapping")
-    hp.Float("dropout", 0.0, 0.8, default=0.5)  # As in the paper.
+    hp.Float("dropout", 0.0, 0.8, default=0.5)  # The paper's rate.
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
@@ -99,7 +100,7 @@ def build_model(hp):
     hidden = layers.Conv2D(3 * width, hp["first_filters"], padding="same", use_bias=False, name="conv1")(hidden)
     hidden = layers.BatchNormalization(momentum=0.9, name="norm1")(hidden)
     hidden = layers.ReLU(name="relu1")(hidden)  # (B, 28, 28, 3 * width)
-    # With this padding the window decides what is pooled, and not the size of the output.
+    # With this padding the window changes what is pooled but not the size of the output.
     hidden = layers.MaxPooling2D(window, strides=2, padding="same", name="pool1")(hidden)
     hidden = layers.Conv2D(8 * width, 5, padding="same", use_bias=False, name="conv2")(hidden)
     hidden = layers.BatchNormalization(momentum=0.9, name="norm2")(hidden)
@@ -128,7 +129,7 @@ def build_model(hp):
 
 
 def read(hp, split):
-    """A split as arrays: images (N, 28, 28, 1), uint8, 0 = background, and their places in NAMES, (N,)."""
+    """A split as arrays: images (N, 28, 28, 1), uint8, 0 = background, and their indices into NAMES, (N,)."""
     dataset = tfds.load("fashion_mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
     images, labels = dataset.batch(hp["examples"]).get_single_element()
     return images.numpy(), labels.numpy()
@@ -181,9 +182,9 @@ def multiply_adds(chosen):
 
 
 def classify(model, images):
-    """The most probable places in NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
+    """The most probable indices into NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
 
-    Each probability is the mean over the image and its mirror image, which errs in other places.
+    Each probability is the mean over the image and its mirror image, on which the network makes different mistakes.
     """
     views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
     probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)

@@ -43,9 +43,9 @@ PROMISE = {
             "{accuracy:.1%} of the test images are classified correctly; with histograms of oriented gradients "
             "{hog_accuracy:.1%}."
         ),
-        "What do first and later layers see?": (
-            "Edges and colours first, animals later: logistic regression on the means of the first layer's maps gets "
-            "{maps1_accuracy:.1%} right, of the third's {maps3_accuracy:.1%}, of the fifth's {maps5_accuracy:.1%}."
+        "How well does each layer alone tell cats from dogs?": (
+            "Logistic regression on the means of the maps gets {maps1_accuracy:.1%} right for the first layer (32 maps), "
+            "{maps3_accuracy:.1%} for the third (64) and {maps5_accuracy:.1%} for the fifth (128)."
         ),
         "Valid or same padding: what sizes come out, and what does it cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
@@ -62,8 +62,8 @@ PROMISE = {
             "{flatten/accuracy:.1%} and {flatten/train_accuracy:.1%}."
         ),
         "What does augmentation add?": (
-            "Accuracy {accuracy:.1%} instead of {without augmentation/accuracy:.1%}; without it, "
-            "{without augmentation/train_accuracy:.1%} of the training images are learned by heart."
+            "Accuracy on test is {accuracy:.1%} instead of {without augmentation/accuracy:.1%}, on the training images "
+            "{train_accuracy:.1%} instead of {without augmentation/train_accuracy:.1%}."
         ),
     },
 }
@@ -90,7 +90,7 @@ def configure(hp):
     hp.Choice("pooling", ["max", "average", "strides"], default="max")  # strides: convolutions skip every other place.
     hp.Choice("padding", ["same", "valid"], default="same")
     hp.Choice("head", ["average", "flatten"], default="average")  # average: global average pooling.
-    hp.Float("dropout", 0.0, 0.7, default=0.2)  # Of what the output layer reads.
+    hp.Float("dropout", 0.0, 0.7, default=0.2)  # Of the output layer's inputs.
     hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=5e-2)
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
@@ -226,7 +226,7 @@ def named(probability):
 
 
 def grad_cam(model, images):
-    """Where images (N, 32, 32, 3) speak for the answer that the model gives: (N, 32, 32), from 0 to 1."""
+    """How strongly each place of the images (N, 32, 32, 3) supports the model's answer: (N, 32, 32), from 0 to 1."""
     network = keras.Model(model.input, [model.get_layer(MAPS[-1]).output, model.get_layer("logit").output])
     with tf.GradientTape() as tape:
         maps, logits = network(images, training=False)
@@ -249,7 +249,7 @@ def show(model, hp):
     for name, row in zip(("filter", *MAPS), rows):
         pictures += [dog, *(row[..., channel] for channel in range(7))]
         titles += ["input", *(f"{name} {channel + 1}" for channel in range(7))]
-    heading = "Filters of the first layer (grey = 0), and maps of every layer for one dog (darker = more active)"
+    heading = "Filters of the first layer (grey = 0), and maps of every layer for one dog (each on its own scale, darker = more active)"
     feature_maps = image_grid(pictures, titles, columns=8, heading=heading)
 
     probabilities = model.predict(images, verbose=0)
@@ -260,7 +260,9 @@ def show(model, hp):
     for index, marks in zip(chosen, grad_cam(model, images[chosen])):
         pictures += [images[index], 0.4 * images[index] / 255 + 0.6 * colormaps["inferno"](marks)[..., :3]]
         titles += [("cat", "dog")[int(dogs[index, 0])], named(probabilities[index, 0])]
-    heading = f"What speaks for the answer (Grad-CAM): right answers above, some of {np.sum(~right)} mistakes below"
+    heading = (
+        f"What supports the model's answer (Grad-CAM): correct answers above, some of {np.sum(~right)} mistakes below"
+    )
     return {"feature_maps": feature_maps, "grad_cam": image_grid(pictures, titles, columns=8, heading=heading)}
 
 

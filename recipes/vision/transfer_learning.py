@@ -77,11 +77,13 @@ def configure(hp):
     hp.Int("picture_size", 32, 224, step=16, default=144)  # The side to which images are enlarged.
     hp.Int("examples", 32, 10_000, default=10_000)  # Cats and dogs read from each split, at most.
     hp.Int("labels", 20, 9000, default=9000)  # At most: all numbers in LABELS up to this one are tried.
-    hp.Int("batch_size", 16, 128, step=16, default=32)  # Fewer labels make one smaller batch.
+    hp.Int("batch_size", 16, 128, step=16, default=32)  # With fewer labels than this, all are one batch.
     hp.Int("passes", 1, 20, default=8)  # Over the labelled images, for fine-tuning and from scratch alike.
     hp.Int("least_steps", 2, 1000, default=300)  # The fewest updates, so that few labels get more passes.
     hp.Int("head_steps", 2, 5000, default=600)  # Of the head alone, on features that are computed once.
-    hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # For what starts from random weights.
+    hp.Float(
+        "learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3
+    )  # Of the head, and of the network trained from scratch.
     hp.Float("fine_tuning_rate", 1e-4, 3e-2, sampling="log", default=1e-3)  # Of the head, once the base is thawed.
     hp.Float("base_rate", 0.01, 1.0, sampling="log", default=0.1)  # Of the thawed base, as a share of the head's.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
@@ -112,7 +114,7 @@ def build_model(hp, name="transfer_learning", weights=None):
 
 
 class TwoRates(keras.optimizers.AdamW):
-    """AdamW that moves the weights in `slow` by a share of the learning rate."""
+    """AdamW whose gradient steps for the weights in `slow` use a share of the learning rate; weight decay does not."""
 
     def update_step(self, gradient, variable, learning_rate):  # Keras passes the raw tf.Variable.
         share = self.share if variable.ref() in self.slow else 1.0
@@ -257,7 +259,7 @@ def show(models, hp):
     for name, style in (("fine-tuned", "o-"), ("frozen", "o-"), ("logistic", "o:"), ("scratch", "o-")):
         label = {"logistic": "frozen, logistic regression", "scratch": "from scratch"}.get(name, name)
         ax.plot(numbers, [results[f"{name}-{number}"] for number in numbers], style, label=label)
-    ax.set_title("With few labels, features learned on ImageNet are worth most")
+    ax.set_title("Accuracy by the number of labels")
     plain(ax).set(xlabel="labelled images", ylabel="accuracy on validation")
     ax.legend(frameon=False)
     return {"accuracy_by_labels": picture}
