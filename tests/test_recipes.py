@@ -285,7 +285,7 @@ def test_every_import_has_its_line_in_the_requirements(entry):
         assert root in listed_elsewhere or copying.requirements(ast.unparse(node)), root
 
 
-@pytest.mark.parametrize("name", ["vision.digit_transfer"])
+@pytest.mark.parametrize("name", ["vision.digit_transfer", "vision.transfer_learning"])
 def test_a_frozen_base_does_not_move_and_a_fine_tuned_one_does(tiny_run):
     metrics = tiny_run.results["metrics"]
     still = ("frozen-weights-moved", "frozen-statistics-moved", "fine-tuned-statistics-moved")

@@ -49,12 +49,11 @@ PROMISE = {
         ),
         "Valid or same padding: what sizes come out, and what does it cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
-            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} "
-            "multiplications an image; accuracy is {valid padding/accuracy:.1%} instead of {accuracy:.1%}."
+            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy is {valid padding/accuracy:.1%} instead of {accuracy:.1%}."
         ),
         "Max pooling, average pooling, or strides?": (
-            "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}; strides save "
-            "multiplications ({strides/multiply_adds:,.0f})."
+            "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}; strides need "
+            "{strides/multiply_adds:,.0f} multiply-adds instead of {multiply_adds:,.0f}."
         ),
         "Does global pooling help against overfitting?": (
             "Accuracy {accuracy:.1%} on test, {train_accuracy:.1%} on train; with flattened maps and "

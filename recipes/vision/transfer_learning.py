@@ -1,7 +1,8 @@
 """A MobileNet trained on ImageNet is reused for cats and dogs with 20 to 9,000 labels: frozen, then fine-tuned.
 
 Result    not measured yet
-Baseline  logistic regression on the features of the frozen base, with the same labels
+Baseline  logistic regression on the features of the frozen base, with the same labels; its regularization is chosen on
+          validation
 Published nothing for these two classes alone; 0.87 is the recipe's own aim
 Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; here with a quarter of the filters. Images of
           32 x 32 pixels are enlarged first. Other bases of keras.applications: `--set base=MobileNetV2 picture_size=224`.
@@ -44,13 +45,14 @@ PROMISE = {
             "{frozen-1000:.1%} or {fine-tuned-1000:.1%} with 1,000, {frozen-9000:.1%} or {fine-tuned-9000:.1%} with 9,000."
         ),
         "Do frozen weights and statistics stay as they were?": (
-            "Yes: those of the frozen base move by {frozen-weights-moved:g} and {frozen-statistics-moved:g}. Once it is "
-            "thawed, its weights move by up to {fine-tuned-weights-moved:.2g}, the statistics of batch normalization by "
-            "{fine-tuned-statistics-moved:g}."
+            "Yes: they move by {frozen-weights-moved:g} and {frozen-statistics-moved:g}, since the head is trained on "
+            "features computed once. Once the base is thawed, its weights move by up to {fine-tuned-weights-moved:.2g}, "
+            "the statistics of batch normalization by {fine-tuned-statistics-moved:g}."
         ),
         "Does a thawed base need a lower learning rate?": (
-            "With a tenth of the head's rate, accuracy is {accuracy:.1%}, with the head's {one rate for all/accuracy:.1%}. "
-            "If the head's is a tenth of what it was too, {one low rate for all/accuracy:.1%}."
+            "Accuracy is {accuracy:.1%} if the base learns at a tenth of the head's rate, "
+            "{one rate for all/accuracy:.1%} if both learn at the head's, and {one low rate for all/accuracy:.1%} if "
+            "both learn at the lower one."
         ),
     },
 }
