@@ -41,6 +41,7 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "a support-vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.925, "source": "the recipe's own aim; the Fashion-MNIST table has 0.899 for AlexNet"},
+    "tolerance": 0.005,  # For `verify`, since one seed shows no spread.
     "data": ["fashion_mnist"],
     "answers": {
         "What does AlexNet add to a support-vector machine?": (
