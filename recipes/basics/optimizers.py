@@ -255,7 +255,8 @@ def show(models, hp):
         left.plot(history["updates"], [100 * each for each in history["val_accuracy"]], ".-", color=colour, label=name)
     left.axhline(100 * GOAL, color=MUTED, zorder=0)
     plain(left).set(title="Each optimizer at its best rate", xlabel="updates", ylabel="accuracy on validation (%)")
-    left.legend(frameon=False)
+    if runs:
+        left.legend(frameon=False)
 
     for place, (_, history) in enumerate(runs.values()):
         points, reached = points_to_goal(history), max(history["val_accuracy"]) >= GOAL
