@@ -223,9 +223,12 @@ def docstring(entry, needed, target, recipe):
     if "validate" in recipe.definitions:
         score = f'hp = trial.hyperparameters\n            return validate(train(hp, 0), hp)["{monitor["metric"]}"]'
     else:
+        # Several networks may be fitted, the recipe's own last; a shared `History` would become that of all of them.
         score = (
-            "history = keras.callbacks.History()\n            train(trial.hyperparameters, 0, [history])\n"
-            f'            return {choose}(history.history["{monitor["metric"]}"])'
+            "scores = {}\n            log = keras.callbacks.LambdaCallback(\n                on_epoch_end=lambda _, logs: "
+            f'scores.setdefault(log.model.name, []).append(logs["{monitor["metric"]}"])\n            )\n'
+            "            train(trial.hyperparameters, 0, [log])\n"
+            f"            return {choose}(list(scores.values())[-1])"
         )
     search = SEARCH.format(metric=monitor["metric"], score=score, direction=choose, pinned=entry.pinned)
     install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)

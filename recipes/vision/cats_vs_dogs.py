@@ -249,7 +249,7 @@ def show(model, hp):
     for name, row in zip(("filter", *MAPS), rows):
         pictures += [dog, *(row[..., channel] for channel in range(7))]
         titles += ["input", *(f"{name} {channel + 1}" for channel in range(7))]
-    heading = "Filters of the first layer (grey = 0), and maps of every layer for one dog (each on its own scale, darker = more active)"
+    heading = "Filters of the first layer (grey = 0); maps of every layer for one dog, each on a scale of its own"
     feature_maps = image_grid(pictures, titles, columns=8, heading=heading)
 
     probabilities = model.predict(images, verbose=0)
