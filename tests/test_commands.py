@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import keras
 import keras_tuner
@@ -366,9 +367,13 @@ def test_the_search_that_a_copy_shows_runs_and_pins_what_the_recipe_pins(copied,
 
     def train(hp, seed, callbacks):
         seen.append(dict(hp.values))
-        callbacks[0].history = {"val_accuracy": [0.1, 0.2]}
+        for name, scores in (("compared", [0.9]), ("own", [0.1, 0.3, 0.2])):  # The recipe's own network comes last.
+            callbacks[0].set_model(types.SimpleNamespace(name=name))
+            for score in scores:
+                callbacks[0].on_epoch_end(0, {"val_accuracy": score})
 
     exec(snippet, {**vars(copied), "train": train})  # noqa: S102
+    assert [json.loads(path.read_text())["score"] for path in tmp_path.glob("*/trial_*/trial.json")] == [0.3, 0.3]
     assert len(seen) == 2
     assert all(values["epochs"] == 12 and values["examples"] == 55_000 for values in seen)
     assert seen[0]["learning_rate"] != seen[1]["learning_rate"]

@@ -17,9 +17,10 @@ Answers   How large is the gap between training and test accuracy, and what clos
           4.5%, because the network fits its training images less well, and test accuracy is 80.8%.
           How much dropout? Test accuracy is 85.1% without, 86.0% with a quarter of the units dropped, 85.2% with half
           and 80.8% with seven tenths.
-          What does early stopping do? Here it means training again for as many epochs as had the lowest validation loss. It changes confidence more than accuracy: the cross-entropy on test is 0.46
-          instead of 0.67, the accuracy 84.4% instead of 85.1%. Without regularization, epoch 9 of 30 is the best; with
-          the other techniques together it is epoch 29, which leaves little to stop.
+          What does early stopping do? Here it means training again for as many epochs as had the lowest validation
+          loss. It changes confidence more than accuracy: the cross-entropy on test is 0.46 instead of 0.67, the
+          accuracy 84.4% instead of 85.1%. Without regularization, epoch 9 of 30 is the best; with the other techniques
+          together it is epoch 29, which leaves little to stop.
 
     python -m recipes.basics.regularization
     python -m recipes.basics.regularization --set compared=0 dropout=0.5

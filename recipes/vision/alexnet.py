@@ -1,6 +1,6 @@
 """AlexNet, the network that won ImageNet in 2012, scaled down to Fashion-MNIST's 28 x 28 images.
 
-Result    not measured yet
+Result    accuracy 0.9223 with one seed, 8.7 minutes a run (10.9 of CPU) on 2 cores
 Baseline  a support-vector machine on the 80 principal components of the pixels; in the table cited below, one on
           histograms of oriented gradients reaches 0.926
 Published 0.899, AlexNet with a triplet loss in the table of https://github.com/zalandoresearch/fashion-mnist; 0.925 is
@@ -12,10 +12,12 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
           normalization replaces local response normalization; the training is modern: AdamW, one cycle of the learning
           rate, label smoothing, random shifts and flips; and probabilities are averaged over an image and its mirror
           image, in the paper over five crops and theirs.
-Answers   What does AlexNet add to a support-vector machine? not measured yet
+Answers   What does AlexNet add to a support-vector machine? It classifies 92.2% of the test images correctly, the
+          support-vector machine 89.5%. Without averaging over each image and its mirror image, the network classifies
+          92.0% correctly.
           Does overlapping pooling help? not measured yet
           What is dropout worth? not measured yet
-          What does AlexNet cost? not measured yet
+          What does AlexNet cost? 1,026,306 parameters and 18,723,200 multiply-adds an image.
 
     python -m recipes.vision.alexnet
     python -m recipes.vision.alexnet --try shoe.png
