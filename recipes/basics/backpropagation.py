@@ -6,8 +6,8 @@ Published the recipe's own aim, 5 agreeing decimals in float32, since nothing co
 Paper     Rumelhart, Hinton, Williams: Learning representations by back-propagating errors, 1986,
           https://doi.org/10.1038/323533a0; here with cross-entropy and three species of penguins
 Answers   How does backpropagation get its gradients? Starting from the loss, each node multiplies its gradient by its
-          derivative with respect to each of its inputs and adds the result to that input's gradient. One backward pass
-          gives the gradients of all 35 weights.
+          derivative with respect to each of its inputs and adds the result to that input's gradient. One pass gives all
+          35 gradients.
           How can one check them? Against another program: the gradients by hand and by GradientTape agree to 7.6
           decimals in float32 and to 15.8 in float64. Or by changing one weight at a time, which takes 140 forward
           passes: at its best step width, to 5.4 decimals in float32 and 12.5 in float64.
@@ -41,8 +41,7 @@ PROMISE = {
     "answers": {
         "How does backpropagation get its gradients?": (
             "Starting from the loss, each node multiplies its gradient by its derivative with respect to each of its "
-            "inputs and adds the result to that input's gradient. One backward pass gives the gradients of all "
-            "{weights:.0f} weights."
+            "inputs and adds the result to that input's gradient. One pass gives all {weights:.0f} gradients."
         ),
         "How can one check them?": (
             "Against another program: the gradients by hand and by GradientTape agree to {agreeing_decimals:.1f} decimals "
