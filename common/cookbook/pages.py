@@ -114,9 +114,10 @@ def section(entry):
     name = entry.name.split(".")[1]
     lines = [f"## {name}", "", entry.sentence, ""]
     pictures = [path for path in sorted(entry.directory.glob("*.png")) if path.stem != "curve"]
-    for picture in pictures[:1]:
+    for picture in pictures:
         path = os.path.relpath(picture, entry.path.parent)
-        lines += [f'<img src="{path}" width="100%" alt="{entry.shows}">', ""]
+        shown = entry.shows if len(pictures) == 1 else f"{name}: {picture.stem.replace('_', ' ')}"
+        lines += [f'<img src="{path}" width="100%" alt="{shown}">', ""]
     lines += comparison(entry) if entry.results else [f"Its figure is {answers.UNMEASURED}."]
     lines += [""]
     for question, answer in answers.fill(entry.promise, entry.results).items():
