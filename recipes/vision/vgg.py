@@ -1,6 +1,6 @@
 """VGG, a deep network whose convolutions are all 3x3, scaled down to Fashion-MNIST's 28 x 28 images.
 
-Result    not measured yet
+Result    accuracy 0.9393 with one seed, 8.3 minutes a run (12.9 of CPU) on 2 cores
 Baseline  a support-vector machine on the 80 principal components of the pixels, without augmentation; in the table cited
           below, one on histograms of oriented gradients reaches 0.926
 Published 0.935, VGG16 with 26 million parameters in the table of https://github.com/zalandoresearch/fashion-mnist
@@ -10,9 +10,13 @@ Paper     Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale 
           paper's. Here there are four stages of two convolutions, not five of one to four, and all are narrower; batch
           normalization follows each convolution, and the training is modern: AdamW, one cycle of the learning rate,
           label smoothing, random shifts and flips. The table does not say that its VGG averages over mirror images.
-Answers   What does VGG add to a support-vector machine? not measured yet
+Answers   What does VGG add to a support-vector machine? It classifies 93.9% of the test images correctly, the
+          support-vector machine 89.5%. Without averaging over each image and its mirror image, the network classifies
+          93.5% correctly.
           One 5x5 convolution or two of 3x3? not measured yet
-          What grows with depth? not measured yet
+          What grows with depth? From stage to stage a unit's receptive field grows from 5 pixels a side to 14, 32 and
+          68; from stage 3 on it is larger than the image. Of the ten validation images that excite a unit most, on
+          average 56%, 59%, 69% and 88% show the same kind of garment.
 
     python -m recipes.vision.vgg
     python -m recipes.vision.vgg --try shoe.png
@@ -37,6 +41,7 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "a support-vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.935, "source": "VGG16 in the Fashion-MNIST table"},
+    "tolerance": 0.005,  # For `verify`, since one seed shows no spread.
     "data": ["fashion_mnist"],
     "answers": {
         "What does VGG add to a support-vector machine?": (
