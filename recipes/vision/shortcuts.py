@@ -1,15 +1,20 @@
 """Networks of 8, 20 and 56 layers, with and without shortcuts, show what depth does to both.
 
-Result    not measured yet
+Result    accuracy 0.5347 with one seed, 7.7 minutes a run (11.4 of CPU) on 2 cores
 Baseline  the plain network of 56 layers, as deep as the recipe's own
 Published 0.5, the recipe's own aim: the paper trains on all of CIFAR-10 for 164 epochs, where ResNet-56 reaches 0.9303
 Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, section 4.2,
           https://arxiv.org/abs/1512.03385. Shortcuts without weights, as in the paper, so that both networks of a depth
           cost the same. Here the images have half the side, there are 10,000 of them for 8 epochs instead of 164, only
           flips augment them, weight decay is decoupled, and the learning rate follows one cycle.
-Answers   How do shortcuts let networks be deep? not measured yet
-          Is it overfitting that makes deep plain networks worse? not measured yet
-          What happens to the gradient? not measured yet
+Answers   How do shortcuts let networks be deep? Each block adds its result to its input, so that input and gradient can
+          bypass its convolutions. After the same number of epochs, plain networks of 8, 20 and 56 layers classify
+          58.2%, 49.9% and 24.3% of the test images correctly; with shortcuts, at the same cost, 58.3%, 57.9% and 53.5%.
+          Is it overfitting that makes deep plain networks worse? On the images that they were trained on, the plain
+          network of 56 layers classifies 23.8% correctly and that of 8 layers 65.7%: the deeper one does not overfit,
+          it learns more slowly. The paper finds the same after 164 epochs.
+          What happens to the gradient? Before training, the norm of the gradient for the first convolution's weights is
+          491 times that for the last convolution's without shortcuts, and 2.4 times with them.
 
     python -m recipes.vision.shortcuts
     python -m recipes.vision.shortcuts --set epochs=30 examples=49000
@@ -30,8 +35,9 @@ from common.plots import VALIDATION, new, plain
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "plain, 56 layers", "metric": "plain-56-accuracy"},
+    "baseline": {"name": "plain, 56 layers", "metric": "plain_accuracy"},
     "published": {"value": 0.5, "source": "the recipe's own aim"},
+    "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
     "data": ["cifar10"],
     "answers": {
         "How do shortcuts let networks be deep?": (
@@ -53,7 +59,7 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 1}
+TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 2}
 PINNED = ("networks",)
 SPLITS = {"train": "train[:45000]", "validation": "train[45000:]", "test": "test"}
 
@@ -70,7 +76,7 @@ def configure(hp):
     hp.Boolean("shortcuts", default=True)
     hp.Float("learning_rate", 0.01, 1.0, sampling="log", default=0.1)  # The peak of the one-cycle schedule.
     hp.Float("weight_decay", 1e-4, 0.1, sampling="log", default=1e-3)
-    hp.Int("networks", 1, 6, default=6)  # How many are trained, the recipe's own included; the others come first.
+    hp.Int("networks", 2, 6, default=6)  # How many are trained: at least the recipe's own and one as deep.
     return hp
 
 
@@ -131,6 +137,7 @@ def networks(hp):
     """The hyperparameters of all networks, by name; the recipe's own comes last."""
     every = [{**hp.values, "depth": depth, "shortcuts": shortcuts} for depth in DEPTHS for shortcuts in (False, True)]
     others = [each for each in every if name_of(each) != name_of(hp.values)]
+    others.sort(key=lambda each: each["depth"] != hp["depth"])  # The one as deep comes first, whatever is left out.
     return {name_of(each): each for each in [*others[: hp["networks"] - 1], hp.values]}
 
 
@@ -170,7 +177,8 @@ def evaluate(models, hp):
         results[f"{name}-accuracy"] = accuracy(model, *read(hp, "test"))
         results[f"{name}-training-accuracy"] = accuracy(model, *read(hp, "train"))
         results[f"{name}-gradient-growth"] = norms[0] / norms[-1]
-    return {"accuracy": results[f"{name}-accuracy"], **results}
+    own = {"accuracy": results[f"{name}-accuracy"], "plain_accuracy": results[f"plain-{hp['depth']}-accuracy"]}
+    return {**own, **results}
 
 
 def gradient_norms(hp):
