@@ -1,7 +1,9 @@
-"""Means over all tokens, which differ from a mean over batches."""
+"""Means over all tokens, which differ from a mean over batches, and what an image costs a network."""
+
+import math
 
 import keras
-from keras import ops
+from keras import layers, ops
 
 
 class TokenMean(keras.metrics.Mean):
@@ -29,3 +31,10 @@ class Perplexity(TokenMean):
 
     def result(self):
         return ops.exp(super().result())
+
+
+def multiply_adds(counted):
+    """How many products the convolutions and dense layers among `counted` add up for one image."""
+    weighted = [layer for layer in counted if isinstance(layer, (layers.Conv2D, layers.Dense))]
+    # Each weight is used once at each place of the output; a dense layer's output has only one.
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)

@@ -31,3 +31,11 @@ def test_means_are_those_of_all_tokens_whatever_the_batch_size(batch_size):
     unmasked = metrics.Perplexity()
     unmasked.update_state(tokens, logits)
     assert float(unmasked.result()) == pytest.approx(np.exp(losses.mean()), rel=1e-5)
+
+
+def test_multiply_adds_are_those_of_convolutions_and_dense_layers_at_every_place():
+    images = keras.Input((8, 6, 3))
+    hidden = keras.layers.Conv2D(5, 3, strides=2, padding="same")(images)  # (B, 4, 3, 5)
+    hidden = keras.layers.BatchNormalization()(hidden)
+    model = keras.Model(images, keras.layers.Dense(7)(keras.layers.Flatten()(hidden)))
+    assert metrics.multiply_adds(model.layers) == 4 * 3 * (3 * 3 * 3 * 5) + 4 * 3 * 5 * 7

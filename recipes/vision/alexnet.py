@@ -23,8 +23,6 @@ Answers   What does AlexNet add to a support-vector machine? It classifies 92.2%
     python -m recipes.vision.alexnet --try shoe.png
 """
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -36,6 +34,7 @@ from sklearn import decomposition, pipeline, svm
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import load_object
+from common.metrics import multiply_adds
 from common.plots import image_grid
 
 PROMISE = {
@@ -175,13 +174,6 @@ def evaluate(model, hp):
         "multiply_adds": multiply_adds(model.layers),
         "training_accuracy": float(np.mean(classify(model, known)[0] == known_labels)),
     }
-
-
-def multiply_adds(chosen):
-    """How many products some layers add up for one image; only convolutions and dense layers count."""
-    weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
-    # Each weight is used once at each place of the output; a dense layer's output has only one.
-    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
 def classify(model, images):

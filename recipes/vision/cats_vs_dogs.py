@@ -32,6 +32,7 @@ from sklearn import linear_model, pipeline, preprocessing, svm
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import load_photo
+from common.metrics import multiply_adds
 from common.plots import image_grid
 
 PROMISE = {
@@ -186,11 +187,8 @@ def evaluate(model, hp):
         "hog_accuracy": hog_classifier.score(describe(images), dogs[:, 0]),
         "head_parameters": model.get_layer("logit").count_params(),
         "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model.layers),
     }
-    # A multiplication for each weight of a filter, at each place of its map.
-    weighted = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    products = [np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:-1]) for layer in weighted]
-    results["multiply_adds"] = int(sum(products))
 
     outputs = [model.get_layer(name).output for name in MAPS]
     means = keras.Model(model.input, [ops.mean(maps, axis=(1, 2)) for maps in outputs])

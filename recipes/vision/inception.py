@@ -20,8 +20,6 @@ Answers   What does Inception add to a support-vector machine? It classifies 93.
     python -m recipes.vision.inception --try shoe.png
 """
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -32,6 +30,7 @@ from sklearn import decomposition, pipeline, svm
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import load_object
+from common.metrics import multiply_adds
 from common.plots import new, plain
 
 PROMISE = {
@@ -175,13 +174,6 @@ def evaluate(model, hp):
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
-
-
-def multiply_adds(chosen):
-    """How many products some layers add up for one image; only convolutions and dense layers count."""
-    weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
-    # Each weight is used once at each place of the output; a dense layer's output has only one.
-    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
 def classify(model, images):

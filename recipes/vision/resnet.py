@@ -18,8 +18,6 @@ Answers   What does a residual network add to a single convolution? not measured
     python -m recipes.vision.resnet --try frog.png
 """
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,6 +28,7 @@ from sklearn import linear_model
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import load_photo
+from common.metrics import multiply_adds
 from common.plots import image_grid
 
 PROMISE = {
@@ -207,13 +206,6 @@ def evaluate(model, hp):
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
-
-
-def multiply_adds(chosen):
-    """How many products some layers add up for one image; only convolutions and dense layers count."""
-    weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
-    # Each weight is used once at each place of the output; a dense layer's output has only one.
-    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
 def patches_accuracy(hp, images, labels):

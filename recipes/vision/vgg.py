@@ -22,8 +22,6 @@ Answers   What does VGG add to a support-vector machine? It classifies 93.9% of 
     python -m recipes.vision.vgg --try shoe.png
 """
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -34,6 +32,7 @@ from sklearn import decomposition, pipeline, svm
 from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import load_object
+from common.metrics import multiply_adds
 from common.plots import new
 
 PROMISE = {
@@ -170,13 +169,6 @@ def evaluate(model, hp):
         "multiply_adds": multiply_adds(model.layers),
         **{f"purity_{stage}": purity(model, hp, stage) for stage in STAGES},
     }
-
-
-def multiply_adds(chosen):
-    """How many products some layers add up for one image; only convolutions and dense layers count."""
-    weighted = [layer for layer in chosen if isinstance(layer, (layers.Conv2D, layers.Dense))]
-    # Each weight is used once at each place of the output; a dense layer's output has only one.
-    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in weighted)
 
 
 def activity(model, stage, images):
