@@ -42,8 +42,12 @@ def test_what_is_no_picture_or_shows_nothing_is_refused_in_a_line(tmp_path):
 
 @pytest.mark.parametrize("shape", [(64, 96), (96, 64), (64, 64), (20, 16)])
 def test_of_a_photo_the_square_in_the_middle_is_kept_and_scaled(tmp_path, shape):
-    photo = np.zeros((*shape, 3), "float32")
-    photo[:, : shape[1] // 2] = (250, 100, 0)  # The left half is orange, the right black.
+    photo = np.full((*shape, 3), (0, 250, 0), "float32")  # Green is what must be cut off.
+    side = min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = photo[top : top + side, left : left + side]
+    square[:] = 0
+    square[:, : side // 2] = (250, 100, 0)  # The left half is orange, the right black.
     keras.utils.save_img(tmp_path / "halves.png", photo, scale=False)
     found = images.load_photo(tmp_path / "halves.png", side=32)
     assert found.shape == (32, 32, 3) and found.dtype == "uint8"
