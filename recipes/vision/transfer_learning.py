@@ -83,9 +83,7 @@ def configure(hp):
     hp.Int("passes", 1, 20, default=8)  # Over the labelled images, for fine-tuning and from scratch alike.
     hp.Int("least_steps", 2, 1000, default=300)  # The fewest updates, so that few labels get more passes.
     hp.Int("head_steps", 2, 5000, default=600)  # Of the head alone, on features that are computed once.
-    hp.Float(
-        "learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3
-    )  # Of the head, and of the network trained from scratch.
+    hp.Float("learning_rate", 1e-4, 3e-2, sampling="log", default=3e-3)  # Of the head, and of training from scratch.
     hp.Float("fine_tuning_rate", 1e-4, 3e-2, sampling="log", default=1e-3)  # Of the head, once the base is thawed.
     hp.Float("base_rate", 0.01, 1.0, sampling="log", default=0.1)  # Of the thawed base, as a share of the head's.
     hp.Float("weight_decay", 1e-4, 1e-1, sampling="log", default=1e-2)
@@ -99,6 +97,9 @@ def build_model(hp, name="transfer_learning", weights=None):
     options = {"include_top": False, "weights": weights, "pooling": "avg", "name": "base"}
     base = BASES[hp["base"]](input_shape=(size, size, 3), **options)
     base.trainable = weights is None
+    for layer in base.layers:
+        if weights is None and isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9  # From scratch, the default of 0.99 would lag behind in the few updates.
 
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
     hidden = layers.RandomFlip("horizontal")(images)
