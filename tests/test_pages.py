@@ -81,3 +81,8 @@ def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure
     monkeypatch.setattr(catalogue.Entry, "results", {**stronger, "variants": {}})
     assert "✓" in pages.compact(entry) and "✓ passed" in "\n".join(pages.comparison(entry))
     assert "✗ better than the network" in "\n".join(pages.comparison(entry))
+    one_seed = {**RECORDED, "figure": {**RECORDED["figure"], "values": [RECORDED["figure"]["mean"]]}}
+    missed = RECORDED["published"]["value"] - RECORDED["figure"]["mean"]
+    for tolerance, mark in ((0.9 * missed, "✗"), (1.1 * missed, "≈")):
+        monkeypatch.setattr(catalogue.Entry, "results", {**one_seed, "tolerance": tolerance, "variants": {}})
+        assert mark in pages.compact(entry)

@@ -44,6 +44,7 @@ def collect(promise, measured, elapsed, scores):
             "value": statistics.fmean(metrics[baseline["metric"]] for metrics in measured),
         },
         "published": promise["published"],
+        "tolerance": promise.get("tolerance", 0.0),
         **{name: statistics.fmean(run[name] for run in elapsed) for name in elapsed[0]},
         "score": {"name": promise["monitor"]["metric"], "values": scores},
     }
@@ -61,14 +62,18 @@ def better(promise_or_results, value, other):
 
 
 LOSES = {"better": "", "equal": ": as good as the network, within the spread", "worse": ": better than the network"}
-REACHED = {"better": "passed", "equal": "reached, within the spread", "worse": "not reached"}
+REACHED = {"better": "passed", "equal": "no clear difference", "worse": "not reached"}
 
 
 def verdict(results, name, value):
-    """How a metric compares with another value: "better", "worse", or "equal" within three standard deviations."""
+    """How a metric compares with another value: "better", "worse", or "equal".
+
+    Equal is the recipe's figure within three standard deviations, or the promise's tolerance where one seed shows none.
+    """
     figure = results["figure"]
     own = results["metrics"][name]
-    if name == figure["name"] and abs(own - value) <= 3 * figure["sd"]:
+    margin = 3 * figure["sd"] if len(figure["values"]) > 1 else results["tolerance"]
+    if name == figure["name"] and abs(own - value) <= margin:
         return "equal"
     return "better" if better(results, own, value) else "worse"
 
