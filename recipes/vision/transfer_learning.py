@@ -1,14 +1,18 @@
 """A MobileNet trained on ImageNet is reused for cats and dogs with 20 to 9,000 labels: frozen, then fine-tuned.
 
-Result    not measured yet
+Result    accuracy 0.8817 ± 0.0008 over 3 seeds, 9.1 minutes a run (12.8 of CPU) on 2 cores
 Baseline  logistic regression on the features of the frozen base, with the same labels; its regularization is chosen on
           validation
 Published nothing for these two classes alone; 0.87 is the recipe's own aim
 Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; here with a quarter of the filters. Images of
           32 x 32 pixels are enlarged first. Other bases of keras.applications: `--set base=MobileNetV2 picture_size=224`.
-Answers   What is a pretrained base worth? not measured yet
-          Frozen features or fine-tuning? not measured yet
-          Do frozen weights and statistics stay as they were? not measured yet
+Answers   What is a pretrained base worth? With 20 labels, accuracy 68.2% instead of 52.6% from scratch; with 9,000 and
+          fine-tuned, 88.2% instead of 69.3%.
+          Frozen features or fine-tuning? 68.2% or 67.6% with 20 labels, 77.7% or 79.9% with 100, 81.7% or 84.3% with
+          1,000, 82.5% or 88.2% with 9,000.
+          Do frozen weights and statistics stay as they were? Yes: they move by 0 and 0, since the head is trained on
+          features computed once. Once the base is thawed, its weights move by up to 0.29, the statistics of batch
+          normalization by 0.
           Does a thawed base need a lower learning rate? not measured yet
 
     python -m recipes.vision.transfer_learning
