@@ -57,12 +57,12 @@ PROMISE = {
             "{exact_match:.1%}."
         ),
         "How much worse is free running than teacher forcing?": (
-            "Not at all, by exact match: {exact_match:.2%} and {teacher_forced_exact_match:.2%}. With greedy decoding the "
-            "two can differ only after a first mistake, and a sum with one mistake is wrong."
+            "Not at all, by exact match: {exact_match:.2%} and {teacher_forced_exact_match:.2%}. With greedy decoding, "
+            "the two can differ only after a first mistake, and a sum with one mistake is wrong."
         ),
         "Are sums with more carries harder?": (
-            "Without a carry, {exact_match_0_carries:.2%} are right; with one, two and three, {exact_match_1_carries:.2%}, "
-            "{exact_match_2_carries:.2%} and {exact_match_3_carries:.2%}."
+            "Without a carry, {exact_match_0_carries:.2%} are right; with one, two and three, "
+            "{exact_match_1_carries:.2%}, {exact_match_2_carries:.2%} and {exact_match_3_carries:.2%}."
         ),
     },
 }
@@ -164,7 +164,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """The share of test sums that are right to the last digit, in free running unless named otherwise, and of characters."""
+    """The shares of test sums and of their characters that are right, in free running unless named otherwise."""
     questions, answers = read(hp, "test")
     written, nearest = predict(model, assets(hp), questions), nearest_answers(hp, questions)
     target, forced = encode_answers(answers), model.predict(load_data(hp, "test"), verbose=0).argmax(axis=2)
