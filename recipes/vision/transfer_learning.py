@@ -13,7 +13,8 @@ Answers   What is a pretrained base worth? With 20 labels, accuracy 68.2% instea
           Do frozen weights and statistics stay as they were? Yes: they move by 0 and 0, since the head is trained on
           features computed once. Once the base is thawed, its weights move by up to 0.29, the statistics of batch
           normalization by 0.
-          Does a thawed base need a lower learning rate? not measured yet
+          Does a thawed base need a lower learning rate? Accuracy is 88.2% if the base learns at a tenth of the head's
+          rate, 87.4% if both learn at the head's, and 87.8% if both learn at the lower one.
 
     python -m recipes.vision.transfer_learning
     python -m recipes.vision.transfer_learning --try dog.png
