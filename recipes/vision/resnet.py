@@ -36,6 +36,7 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "random patches", "metric": "patches_accuracy"},
     "published": {"value": 0.94, "source": "airbench94, 10 epochs on an A100"},
+    "tolerance": 0.005,  # For `verify`, since one seed shows no spread.
     "data": ["cifar10"],
     "answers": {
         "What does a residual network add to a single convolution?": (
