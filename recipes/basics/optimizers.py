@@ -1,15 +1,20 @@
 """Six optimizers, three batch sizes and three schedules train one network on Fashion-MNIST, each at its best rate.
 
-Result    not measured yet
+Result    accuracy 0.9009 ± 0.0023 over 3 seeds, 5.9 minutes a run (7.6 of CPU) on 2 cores
 Baseline  ridge regression on random Fourier features, an approximation of a kernel method
 Published 0.900, an MLP with the same hidden layers, table in https://github.com/zalandoresearch/fashion-mnist
 Paper     Choi et al.: On Empirical Comparisons of Optimizers for Deep Learning, 2019, https://arxiv.org/abs/1910.05446:
           comparisons mean little unless every optimizer is tuned with the same effort. AdamW: Loshchilov, Hutter, 2017,
           https://arxiv.org/abs/1711.05101. Range test: Smith, 2015, https://arxiv.org/abs/1506.01186.
-Answers   What differs between optimizers when the learning rate of each is tuned with the same effort? not measured yet
-          How is a learning rate found? not measured yet
-          Full batch, mini-batches or single examples? not measured yet
-          What do a schedule and a warm-up add? not measured yet
+Answers   What differs between optimizers when the learning rate of each is tuned with the same effort? Updates to a
+          validation accuracy of 88 in 100, measured every 300 (3,000 if it is not reached): SGD 2,600, momentum 2,000,
+          Nesterov 2,000, RMSprop 2,400, Adam 1,900, AdamW 1,700. In the end, 88.9% with SGD and 88.9% with AdamW.
+          How is a learning rate found? By training with values a factor of three apart: for AdamW, the best was 0.0008,
+          averaged over the seeds. A range test, 200 updates with a growing rate, suggests 0.0001.
+          Full batch, mini-batches or single examples? SGD reaches 88.9% on validation with 3,000 batches of 64, 80.4%
+          with 7,500 single examples and 73.9% with 20 updates, each from all 55,000.
+          What do a schedule and a warm-up add? After 3,000 updates, AdamW reaches 88.9% on validation with a constant
+          learning rate, 89.9% with one that falls along a cosine, and 89.9% with a warm-up too.
 
     python -m recipes.basics.optimizers
     python -m recipes.basics.optimizers --set compared=0 optimizer=momentum learning_rate=0.1
@@ -38,18 +43,18 @@ PROMISE = {
     "data": ["fashion_mnist"],
     "answers": {
         "What differs between optimizers when the learning rate of each is tuned with the same effort?": (
-            "Updates to a validation accuracy of 88 in 100, measured every 300 and at most 3,000: SGD {SGD-updates:,.0f}, "
+            "Updates to a validation accuracy of 88 in 100, measured every 300 (3,000 if it is not reached): SGD {SGD-updates:,.0f}, "
             "momentum {momentum-updates:,.0f}, Nesterov {Nesterov-updates:,.0f}, RMSprop {RMSprop-updates:,.0f}, Adam "
             "{Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. In the end, {SGD-accuracy:.1%} with SGD and "
             "{AdamW-accuracy:.1%} with AdamW."
         ),
         "How is a learning rate found?": (
-            "By training with values a factor of three apart: {AdamW-rate:.4f} was best for AdamW. A range test, 200 "
-            "updates with a growing rate, suggests {range-test-rate:.4f} in a few seconds."
+            "By training with values a factor of three apart: for AdamW, the best was {AdamW-rate:.4f}, averaged over "
+            "the seeds. A range test, 200 updates with a growing rate, suggests {range-test-rate:.4f}."
         ),
         "Full batch, mini-batches or single examples?": (
-            "Mini-batches. In a similar time, SGD reaches {SGD-accuracy:.1%} on validation with batches of 64, "
-            "{single-accuracy:.1%} with single examples and {full-accuracy:.1%} with all 55,000 at once."
+            "SGD reaches {SGD-accuracy:.1%} on validation with 3,000 batches of 64, {single-accuracy:.1%} with 7,500 "
+            "single examples and {full-accuracy:.1%} with 20 updates, each from all 55,000."
         ),
         "What do a schedule and a warm-up add?": (
             "After 3,000 updates, AdamW reaches {AdamW-accuracy:.1%} on validation with a constant learning rate, "
@@ -74,7 +79,7 @@ COMPARED = {
     "AdamW": ({"optimizer": "AdamW"}, (1e-4, 3e-4, 1e-3)),
     "cosine": ({"optimizer": "AdamW", "schedule": "cosine"}, (1e-3, 3e-3, 1e-2)),
     "warm-up": ({"optimizer": "AdamW", "schedule": "one-cycle"}, (1e-3, 3e-3, 1e-2)),
-    # These numbers of updates take about as long as 3,000 with batches of 64.
+    # These numbers of updates take as long as 3,000 with batches of 64, or longer.
     "single": ({"optimizer": "SGD", "batch_size": 1, "updates": 7_500}, (0.001, 0.003, 0.01)),
     "full": ({"optimizer": "SGD", "batch_size": 55_000, "updates": 20}, (0.03, 0.1, 0.3)),
 }
