@@ -1,6 +1,6 @@
 """A wide and shallow residual network classifies the photos of CIFAR-10 after 24 epochs on two CPU cores.
 
-Result    not measured yet
+Result    accuracy 0.9369 with one seed, 35.5 minutes a run (62.2 of CPU) on 2 cores
 Baseline  a ridge classifier on one convolution whose filters are 400 random, whitened patches
 Published 0.9400, airbench94, 10 epochs on an A100, trained on all 50,000 images, with six views of each test image and
           no shortcuts: https://arxiv.org/abs/2404.00498. ResNet-20 in the old Keras examples: 0.9216 after 200 epochs, from one view
@@ -10,8 +10,10 @@ Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 201
           instead of strides, the maximum over the last feature maps, scaled logits, label smoothing and six views of a
           test image (here their probabilities are averaged, there their logits) follow airbench and Page, How to Train
           Your ResNet, 2018.
-Answers   What does a residual network add to a single convolution? not measured yet
-          What do six views of an image add? not measured yet
+Answers   What does a residual network add to a single convolution? It classifies 93.7% of the test images correctly;
+          random patches as the filters of one convolution give 69.9%.
+          What do six views of an image add? Averaged over shifts and flips, the network classifies 93.7% correctly;
+          from one view 92.7%.
 
     python -m recipes.vision.resnet
     python -m recipes.vision.resnet --set epochs=12
