@@ -226,7 +226,7 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
     def execute(entry, recipe, values, seeds, *others, **options):
         trained.append(seeds)
         values = [near + 0.001 * seed for seed in seeds]
-        metrics = {"metrics": {name: values[0]}, "metrics_by_seed": {name: values}}
+        metrics = {"metrics": {**measured["metrics"], name: values[0]}, "metrics_by_seed": {name: values}}
         return {**measured, **metrics, "seeds": seeds}
 
     monkeypatch.setattr(runs, "execute", execute)

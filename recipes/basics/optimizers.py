@@ -79,7 +79,6 @@ COMPARED = {
     "AdamW": ({"optimizer": "AdamW"}, (1e-4, 3e-4, 1e-3)),
     "cosine": ({"optimizer": "AdamW", "schedule": "cosine"}, (1e-3, 3e-3, 1e-2)),
     "warm-up": ({"optimizer": "AdamW", "schedule": "one-cycle"}, (1e-3, 3e-3, 1e-2)),
-    # These numbers of updates take as long as 3,000 with batches of 64, or longer.
     "single": ({"optimizer": "SGD", "batch_size": 1, "updates": 7_500}, (0.001, 0.003, 0.01)),
     "full": ({"optimizer": "SGD", "batch_size": 55_000, "updates": 20}, (0.03, 0.1, 0.3)),
 }
@@ -157,18 +156,20 @@ def train(hp, seed, callbacks=()):
     def note(epoch, logs):
         logs.update(updates=int(model.optimizer.iterations), cpu_seconds=time.process_time())
 
+    def schedule(hp):
+        return {"constant": [], "cosine": [OneCycle(warmup=0.0)], "one-cycle": [OneCycle(warmup=0.1)]}[hp["schedule"]]
+
     for name, values in {**networks(hp), "optimizers": hp.values}.items():
         keras.utils.set_random_seed(seed)
         model = models[name] = build_model(values, name)
         data, epochs = load_data(values, "train"), hp["epochs"]
-        schedules = {"constant": [], "cosine": [OneCycle(warmup=0.0)], "one-cycle": [OneCycle(warmup=0.1)]}
         if name in networks(hp):  # Whatever the batch size, an epoch is a tenth of the updates.
             data, epochs = data.repeat().take(values["updates"] // POINTS), POINTS
         model.fit(
             data,
             validation_data=load_data(values, "validation"),
             epochs=epochs,
-            callbacks=[*schedules[values["schedule"]], keras.callbacks.LambdaCallback(on_epoch_end=note), *callbacks],
+            callbacks=[*schedule(values), keras.callbacks.LambdaCallback(on_epoch_end=note), *callbacks],
             shuffle=False,  # `load_data` did.
         )
     return {"model": models.pop("optimizers"), **models}
