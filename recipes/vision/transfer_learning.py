@@ -51,9 +51,9 @@ PROMISE = {
             "{logistic-1000:.1%} and {fine-tuned-1000:.1%}; with 9,000, {logistic-9000:.1%} and {fine-tuned-9000:.1%}."
         ),
         "Do frozen weights and statistics stay as they were?": (
-            "They cannot move, and do not: by {frozen-weights-moved:g} and {frozen-statistics-moved:g}, since the head is trained on "
-            "features computed once. After thawing, weights move by up to {fine-tuned-weights-moved:.2g}, statistics by "
-            "{fine-tuned-statistics-moved:g}."
+            "They cannot move, and do not: by {frozen-weights-moved:g} and {frozen-statistics-moved:g}, since the head "
+            "is trained on features computed once. After thawing, weights move by up to "
+            "{fine-tuned-weights-moved:.2g}, statistics by {fine-tuned-statistics-moved:g}."
         ),
         "Does a thawed base need a lower learning rate?": (
             "Yes: with 1,000 labels, {fine-tuned-1000:.1%} at a tenth of the head's rate, "
