@@ -1,6 +1,6 @@
 """Networks of 8, 20 and 56 layers, with and without shortcuts, show what depth does to both.
 
-Result    accuracy 0.5347 with one seed, 7.7 minutes a run (11.4 of CPU) on 2 cores
+Result    accuracy 0.5373 ± 0.0058 over 3 seeds, 7.8 minutes a run (11.5 of CPU) on 2 cores
 Baseline  the plain network of 56 layers, as deep as the recipe's own
 Published 0.5, the recipe's own aim: the paper trains on all of CIFAR-10 for 164 epochs, where ResNet-56 reaches 0.9303
 Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, section 4.2,
@@ -9,9 +9,9 @@ Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 201
           flips augment them, weight decay is decoupled, and the learning rate follows one cycle.
 Answers   How do shortcuts let networks be deep? Each block adds its result to its input, so that input and gradient can
           bypass its convolutions. After the same number of epochs, plain networks of 8, 20 and 56 layers classify
-          58.2%, 49.9% and 24.3% of the test images correctly; with shortcuts, at the same cost, 58.3%, 57.9% and 53.5%.
+          57.7%, 50.6% and 26.2% of the test images correctly; with shortcuts, at the same cost, 58.4%, 59.4% and 53.7%.
           Is it overfitting that makes deep plain networks worse? On the images that they were trained on, the plain
-          network of 56 layers classifies 23.8% correctly and that of 8 layers 65.7%: the deeper one does not overfit,
+          network of 56 layers classifies 25.5% correctly and that of 8 layers 65.3%: the deeper one does not overfit,
           it learns more slowly. The paper finds the same after 164 epochs.
           What happens to the gradient? Before training, the norm of the gradient for the first convolution's weights is
           491 times that for the last convolution's without shortcuts, and 2.4 times with them.
@@ -37,7 +37,6 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "plain, 56 layers", "metric": "plain_accuracy"},
     "published": {"value": 0.5, "source": "the recipe's own aim"},
-    "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
     "data": ["cifar10"],
     "answers": {
         "How do shortcuts let networks be deep?": (

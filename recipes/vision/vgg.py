@@ -13,7 +13,10 @@ Paper     Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale 
 Answers   What does VGG add to a support-vector machine? It classifies 93.9% of the test images correctly, the
           support-vector machine 89.5%. Without averaging over each image and its mirror image, the network classifies
           93.5% correctly.
-          One 5x5 convolution or two of 3x3? not measured yet
+          One 5x5 convolution or two of 3x3? Both see 5 x 5 pixels of their input. With two of 3x3, 93.93% of the test
+          images are classified correctly, with 779,234 parameters and 21,022,592 multiply-adds an image; with one of
+          5x5, 93.15%, with 724,610 and 16,024,448. At equal widths two of 3x3 need 18/25 of the weights; here the first
+          of a stage also doubles the width, so they need more.
           What grows with depth? From stage to stage a unit's receptive field grows from 5 pixels a side to 14, 32 and
           68; from stage 3 on it is larger than the image. Of the ten validation images that excite a unit most, on
           average 56%, 59%, 69% and 88% show the same kind of garment.
