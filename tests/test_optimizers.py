@@ -1,0 +1,40 @@
+"""`common.optimizers.Muon` against Keras's own on matrices, and against AdamW where it is left out."""
+
+import keras
+import numpy as np
+import pytest
+
+from common import optimizers
+
+SHAPE = (3, 3, 4, 8)
+OPTIONS = {"learning_rate": 0.01, "weight_decay": 0.1, "adam_weight_decay": 0.1}
+
+
+def after_steps(optimizer, shape, path="kernel", steps=3):
+    """The variable, as (36, 8), after some steps along gradients that depend only on the number of the step."""
+    generator = np.random.default_rng(0)
+    variable = keras.Variable(generator.normal(size=shape), dtype="float32", name=path)
+    optimizer.build([variable])
+    for _ in range(steps):
+        optimizer.apply([keras.ops.convert_to_tensor(generator.normal(size=shape).astype("float32"))])
+    return keras.ops.convert_to_numpy(variable).reshape(36, 8)
+
+
+def test_muon_treats_a_kernel_as_keras_treats_a_matrix():
+    matrix = after_steps(keras.optimizers.Muon(**OPTIONS), (36, 8))
+    np.testing.assert_allclose(after_steps(optimizers.Muon(**OPTIONS), SHAPE), matrix, rtol=1e-5, atol=1e-6)
+
+
+def test_the_steps_of_a_kernel_are_nearly_orthogonal():
+    options = {**OPTIONS, "weight_decay": None}
+    before = after_steps(optimizers.Muon(**options), SHAPE, steps=0)
+    step = after_steps(optimizers.Muon(**options), SHAPE, steps=1) - before
+    singular_values = np.linalg.svd(step, compute_uv=False) / (0.01 * 0.2 * 36**0.5)
+    assert 0.6 < singular_values.min() and singular_values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape, path", [(SHAPE, "output"), ((288,), "bias")])
+def test_adamw_updates_what_is_excluded_and_what_is_no_matrix(shape, path):
+    adamw = after_steps(keras.optimizers.AdamW(0.01, weight_decay=0.1), shape, path)
+    muon = after_steps(optimizers.Muon(**OPTIONS, exclude_layers=["output"]), shape, path)
+    np.testing.assert_allclose(muon, adamw, rtol=1e-4, atol=1e-6)
