@@ -5,7 +5,7 @@ import re
 import statistics
 import string
 
-from common.cookbook import errors
+from common.cookbook import errors, results
 
 UNMEASURED = "not measured yet"
 NO_DIFFERENCE = "no difference beyond the spread of the seeds"
@@ -63,22 +63,20 @@ def compared(sentence):
     return [(variant, metric) for variant, metric in fields if variant]
 
 
-def differs(promise, recorded, variant, metric):
+def differs(recorded, variant, metric):
     """Whether a variant's mean is off by more than the seeds explain, None if the record can't show that.
 
-    Against the run's own seeds alone: by three standard deviations, or the promise's tolerance where one seed shows
-    none. Where the variant has three seeds too: by three standard errors of the difference. With three seeds, chance
-    alone passes the first in about one of eight comparisons and the second in one of twenty-five.
+    Against the run's own seeds alone: by three standard deviations, or for the figure by its margin. Where the variant
+    has three seeds too: by three standard errors of the difference. With three seeds, chance alone passes the first in
+    about one of eight comparisons and the second in one of twenty-five.
     """
     own, other = values(recorded, "", metric), values(recorded, variant, metric)
     difference = abs(statistics.fmean(own) - statistics.fmean(other))
     if len(own) > 2 and len(other) > 2:
         return difference > 3 * math.sqrt(statistics.variance(own) / len(own) + statistics.variance(other) / len(other))
-    if len(own) > 1:
-        return difference > 3 * statistics.stdev(own)
-    return (
-        difference > promise["tolerance"] if metric == recorded["figure"]["name"] and "tolerance" in promise else None
-    )
+    if metric == recorded["figure"]["name"]:
+        return difference > results.margin(recorded)
+    return difference > 3 * statistics.stdev(own) if len(own) > 1 else None
 
 
 def complaints(promise, recorded):
@@ -91,9 +89,7 @@ def complaints(promise, recorded):
         typed = " ".join(text for text, *_ in parts)
         # Settings ("200 steps") may be typed; decimals and percentages are taken to be measured.
         found += [f"{question} contains the typed number {each}" for each in re.findall(r"\d+\.\d+|\d+ ?%", typed)]
-        verdicts = (
-            [differs(promise, recorded, *pair) for pair in compared(sentence)] if measured(sentence, recorded) else []
-        )
+        verdicts = [differs(recorded, *pair) for pair in compared(sentence)] if measured(sentence, recorded) else []
         if NO_DIFFERENCE in sentence and False not in verdicts:
             found.append(f"{question} says {NO_DIFFERENCE!r}, and no variant in the answer is that close")
         if NO_DIFFERENCE not in sentence and False in verdicts:

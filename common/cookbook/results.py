@@ -61,19 +61,19 @@ def better(promise_or_results, value, other):
     return value > other if promise_or_results["figure"]["better"] == "higher" else value < other
 
 
-LOSES = {"better": "", "equal": ": as good as the network, within the spread", "worse": ": better than the network"}
+LOSES = {"better": "", "equal": ": no clear difference from the network", "worse": ": better than the network"}
 REACHED = {"better": "passed", "equal": "no clear difference", "worse": "not reached"}
 
 
-def verdict(results, name, value):
-    """How a metric compares with another value: "better", "worse", or "equal".
+def margin(results):
+    """What chance may explain of the figure: three standard deviations of its seeds, or the tolerance if that is wider."""
+    return max(3 * results["figure"]["sd"], results["tolerance"])
 
-    Equal is the recipe's figure within three standard deviations, or the promise's tolerance where one seed shows none.
-    """
-    figure = results["figure"]
+
+def verdict(results, name, value):
+    """How a metric compares with another value: "better", "worse", or, for the figure within its margin, "equal"."""
     own = results["metrics"][name]
-    margin = 3 * figure["sd"] if len(figure["values"]) > 1 else results["tolerance"]
-    if name == figure["name"] and abs(own - value) <= margin:
+    if name == results["figure"]["name"] and abs(own - value) <= margin(results):
         return "equal"
     return "better" if better(results, own, value) else "worse"
 
@@ -125,11 +125,6 @@ def result_line(results):
         f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
         f"{results['seconds'] / 60:.1f} minutes a run{cpu} on {cores} core{'s' if cores > 1 else ''}"
     )
-
-
-def tolerance(results, promise):
-    """How far a figure may be off in `verify`: three standard deviations, or the recipe's tolerance if wider."""
-    return max(3 * results["figure"]["sd"], promise.get("tolerance", 0.0))
 
 
 def report(results, out):

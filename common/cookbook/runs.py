@@ -271,7 +271,7 @@ def compare_variants(entry, recipe, values, seed, out, resume):
             variant = train(name, [seed], folder)
             recorded = results.add_variant(out, name, changed, variant)
         others = [each for each in recorded["seeds"] if each not in variant["seeds"]]
-        if others and answers.differs(recipe.PROMISE, recorded, name, recorded["figure"]["name"]) is False:
+        if others and answers.differs(recorded, name, recorded["figure"]["name"]) is False:
             print(f"The difference is within the spread of the seeds, so seeds {others} are trained too.")
             recorded = results.add_variant(
                 out, name, changed, results.merge(variant, train(name, others, f"{folder}_more"))
@@ -286,11 +286,11 @@ def verify(entry, recipe):
     if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
         raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it again")
     again = execute(entry, recipe, {}, recorded["seeds"][:1], entry.directory / "verify", own=True)
-    tolerance = results.tolerance(recorded, recipe.PROMISE)
+    margin = results.margin(recorded)
     found, mean = again["figure"]["mean"], recorded["figure"]["mean"]
-    within = abs(found - mean) <= tolerance
+    within = abs(found - mean) <= margin
     print(
         f"{entry.name}: {again['figure']['name']} {results.number(found)} is {'within' if within else 'OUTSIDE'} "
-        f"{results.number(mean)} ± {results.number(tolerance)}"
+        f"{results.number(mean)} ± {results.number(margin)}"
     )
     return within
