@@ -8,10 +8,12 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("cookbook")
 class Muon(keras.optimizers.Muon):
-    """Keras's Muon, which also updates the kernels of convolutions with orthogonal steps instead of AdamW's.
+    """Keras's Muon, extended to the kernels of 2-D convolutions, which Keras leaves to AdamW.
 
     As in Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/, a kernel (height, width, inputs, outputs) is
-    treated as the matrix (height * width * inputs, outputs). Name the output layer in `exclude_layers`.
+    treated as the matrix (height * width * inputs, outputs), and its steps are nearly orthogonal. Their scale and the
+    decoupled weight decay are Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train
+    better with AdamW: name them in `exclude_layers`, regular expressions that are searched for in a variable's path.
     """
 
     def _should_use_adamw(self, variable):

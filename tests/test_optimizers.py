@@ -1,4 +1,4 @@
-"""`common.optimizers.Muon` against Keras's own on matrices, and against AdamW where it is left out."""
+"""`common.optimizers.Muon` against Keras's own on matrices, and against AdamW for the variables that it excludes."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def test_the_steps_of_a_kernel_are_nearly_orthogonal():
 
 
 @pytest.mark.parametrize("shape, path", [(SHAPE, "output"), ((288,), "bias")])
-def test_adamw_updates_what_is_excluded_and_what_is_no_matrix(shape, path):
+def test_adamw_updates_what_is_excluded_and_what_is_not_a_matrix(shape, path):
     adamw = after_steps(keras.optimizers.AdamW(0.01, weight_decay=0.1), shape, path)
     muon = after_steps(optimizers.Muon(**OPTIONS, exclude_layers=["output"]), shape, path)
     np.testing.assert_allclose(muon, adamw, rtol=1e-4, atol=1e-6)
