@@ -14,7 +14,17 @@ class Muon(keras.optimizers.Muon):
     treated as the matrix (height * width * inputs, outputs), and its steps are nearly orthogonal. Their scale and the
     decoupled weight decay are Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train
     better with AdamW: name them in `exclude_layers`, regular expressions that are searched for in a variable's path.
+    AdamW's learning rate is 0.3 times Muon's, and it decays nothing, unless told otherwise.
     """
+
+    def __init__(self, learning_rate=0.02, adam_weight_decay=None, adam_lr_ratio=0.3, momentum=0.9, **kwargs):
+        super().__init__(
+            learning_rate,
+            adam_weight_decay=adam_weight_decay,
+            adam_lr_ratio=adam_lr_ratio,
+            momentum=momentum,
+            **kwargs,
+        )
 
     def _should_use_adamw(self, variable):
         if len(variable.shape) == 4:

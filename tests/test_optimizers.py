@@ -7,7 +7,7 @@ import pytest
 from common import optimizers
 
 SHAPE = (3, 3, 4, 8)
-OPTIONS = {"learning_rate": 0.01, "weight_decay": 0.1, "adam_weight_decay": 0.1}
+OPTIONS = {"learning_rate": 0.01, "weight_decay": 0.1, "adam_weight_decay": 0.1, "adam_lr_ratio": 1.0, "momentum": 0.95}
 
 
 def after_steps(optimizer, shape, path="kernel", steps=3):

@@ -137,14 +137,7 @@ def build_model(hp):
     model = keras.Model(images, layers.Activation("sigmoid", name="dog")(logit), name="cats_vs_dogs")
 
     model.compile(
-        optimizer=Muon(
-            hp["learning_rate"],
-            weight_decay=hp["weight_decay"],
-            adam_weight_decay=None,
-            adam_lr_ratio=0.3,  # AdamW trains the output layer and the batch normalization.
-            momentum=0.9,
-            exclude_layers=["logit"],
-        ),
+        optimizer=Muon(hp["learning_rate"], weight_decay=hp["weight_decay"], exclude_layers=["logit"]),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=hp["label_smoothing"]),
         metrics=["accuracy"],
         steps_per_execution=16,
