@@ -1,14 +1,14 @@
 """A small convolutional network tells cats from dogs, and shows what each of its layers sees.
 
-Result    accuracy 0.857 with one seed, 5.9 minutes a run (8.6 of CPU) on 2 cores
+Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 of CPU) on 2 cores
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
 Published no figure that we know of for these two classes alone; 0.87 is the recipe's own aim
 Paper     none for the network. Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/. Global average
           pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: Selvaraju et al., 2016, https://arxiv.org/abs/1610.02391.
-Answers   What do learned filters add to hand-made features? 85.7% of the test images are classified correctly; with
+Answers   What do learned filters add to hand-made features? 87.0% of the test images are classified correctly; with
           histograms of oriented gradients 69.6%.
-          How well does each layer alone tell cats from dogs? Logistic regression on the means of the maps gets 64.8%
-          right for the first layer (32 maps), 74.2% for the third (64) and 86.0% for the fifth (128).
+          How well does each layer alone tell cats from dogs? Logistic regression on the means of the maps gets 65.1%
+          right for the first layer (32 maps), 77.1% for the third (64) and 87.2% for the fifth (128).
           Valid or same padding: what sizes come out, and what does it cost? not measured yet
           Max pooling, average pooling, or strides? not measured yet
           Does global pooling help against overfitting? not measured yet
@@ -41,7 +41,6 @@ PROMISE = {
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "HOG and a linear classifier", "metric": "hog_accuracy"},
     "published": {"value": 0.87, "source": "the recipe's own aim; we know of no figure for these two classes alone"},
-    "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
     "data": ["cifar10"],
     "answers": {
         "What do learned filters add to hand-made features?": (
