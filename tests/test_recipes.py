@@ -337,3 +337,17 @@ def test_a_lost_mask_is_no_mask_and_an_explicit_one_makes_padding_weightless():
     np.testing.assert_array_equal(outputs["lost"], outputs["none"])
     np.testing.assert_allclose(*outputs["explicit"], rtol=1e-6)
     assert not np.allclose(*outputs["none"], rtol=1e-2)
+
+
+def test_whitening_makes_the_colours_of_neighbouring_pixels_nearly_uncorrelated():
+    recipe = importlib.import_module("recipes.vision.resnet")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(200, 32, 32, 3)) @ np.diag([50.0, 35.0, 25.0])  # Channels of different scales.
+    images = np.clip(120 + images + np.roll(images, 1, axis=1) + 0.5 * np.roll(images, 1, axis=2), 0, 255)
+    layer = keras.layers.Conv2D(24, 2, use_bias=False)
+    layer.build((None, 32, 32, 3))
+    layer.kernel.assign(recipe.whitening_filters(images))
+    maps = keras.ops.convert_to_numpy(layer(((images - recipe.MEAN) / recipe.DEVIATION).astype("float32")))
+    moments = np.einsum("nhwi,nhwj->ij", maps, maps) / maps[..., 0].size
+    np.testing.assert_allclose(moments[:12, :12], np.eye(12), atol=0.06)
+    np.testing.assert_allclose(moments[:12, 12:], -moments[:12, :12], atol=1e-4)
