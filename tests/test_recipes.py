@@ -48,6 +48,7 @@ def test_recorded_results_are_those_of_the_recipe_as_it_stands(entry, recipe):
     assert recorded["figure"]["mean"] == pytest.approx(np.mean(recorded["figure"]["values"]))
     assert len(recorded["seeds"]) >= 3 or entry.promise["tolerance"] > 0
     assert recorded["published"] == entry.promise["published"]
+    assert recorded["tolerance"] == entry.promise.get("tolerance", 0.0)
     assert list(entry.directory.glob("*.png"))
 
 
