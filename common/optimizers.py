@@ -1,4 +1,4 @@
-"""Muon for convolutional networks."""
+"""The Muon optimizer, for 2-D convolutions."""
 
 import re
 
@@ -11,10 +11,10 @@ class Muon(keras.optimizers.Muon):
     """Keras's Muon, extended to the kernels of 2-D convolutions, which Keras leaves to AdamW.
 
     As in Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/, a kernel (height, width, inputs, outputs) is
-    treated as the matrix (height * width * inputs, outputs), and its steps are nearly orthogonal. Their scale and the
-    decoupled weight decay are Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train
-    better with AdamW: name them in `exclude_layers`, regular expressions that are searched for in a variable's path.
-    AdamW's learning rate is 0.3 times Muon's, and it decays nothing, unless told otherwise.
+    treated as the matrix (height * width * inputs, outputs), and its updates are nearly orthogonal. Their scale and
+    the decoupled weight decay are Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train
+    better with AdamW: `exclude_layers` takes regular expressions for their variables' paths. By default, AdamW's
+    learning rate is 0.3 times Muon's, and AdamW applies no weight decay.
     """
 
     def __init__(self, learning_rate=0.02, adam_weight_decay=None, adam_lr_ratio=0.3, momentum=0.9, **kwargs):

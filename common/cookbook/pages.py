@@ -7,8 +7,8 @@ from common.cookbook import answers, catalogue, results
 
 GENERATED = "<!-- Written by `python -m recipes table`. -->"
 HOW_MEASURED = """\
-Every figure is measured on the test split by the recipe itself and given as mean ± standard deviation over the seeds;
-`results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
+Every figure is measured on the test split by the recipe itself; ± is the standard deviation if there are several seeds.
+The file `results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
 time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
 `python -m recipes verify CHAPTER.NAME` repeats a measurement."""
 SHOWN = "recurrent.masking"  # The README shows its network.
@@ -132,9 +132,9 @@ def costs(entries):
     if len(counted) < 2:
         return []
     lines = [
-        "## What each network costs",
+        "## What the networks cost",
         "",
-        "Multiply-adds are those of one image; convolutions and dense layers count.",
+        "Multiply-adds are per image, in convolutions and dense layers only.",
     ]
     lines += [
         "",

@@ -66,7 +66,7 @@ REACHED = {"better": "passed", "equal": "no clear difference", "worse": "not rea
 
 
 def margin(results):
-    """What chance may explain of the figure: three standard deviations of its seeds, or the tolerance if that is wider."""
+    """How far chance may move the figure: three standard deviations over seeds, or the tolerance if that is larger."""
     return max(3 * results["figure"]["sd"], results["tolerance"])
 
 
@@ -120,7 +120,7 @@ def result_line(results):
     figure, seeds = results["figure"], len(results["seeds"])
     over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
     cores = results["machine"]["cores"]
-    cpu = f" ({results['cpu_seconds'] / 60:.1f} of CPU)" if "cpu_seconds" in results else ""
+    cpu = f" ({results['cpu_seconds'] / 60:.1f} CPU minutes)" if "cpu_seconds" in results else ""
     return (
         f"{figure['name'].replace('_', ' ')} {spread(figure)} {over}, "
         f"{results['seconds'] / 60:.1f} minutes a run{cpu} on {cores} core{'s' if cores > 1 else ''}"
@@ -147,7 +147,7 @@ def report(results, out):
 
 
 def record(results, out):
-    """Makes `run.json` the recorded `results.json`, unless that has more seeds with the same hyperparameters."""
+    """Makes `run.json` the recorded `results.json`, unless the latter has more seeds with the same hyperparameters."""
     recorded = read_json(out / "results.json")
     keep_record = (
         recorded

@@ -1,6 +1,6 @@
 """A multi-layer perceptron classifies the digits of MNIST, and ten smaller ones compare activations at depths 2 and 10.
 
-Result    accuracy 0.9900 ± 0.0002 over 3 seeds, 1.6 minutes a run (2.0 of CPU) on 2 cores
+Result    accuracy 0.9900 ± 0.0002 over 3 seeds, 1.6 minutes a run (2.0 CPU minutes) on 2 cores
 Baseline  a support vector machine with a Gaussian kernel on the 50 principal components of the pixels
 Published 0.9840, keras mnist_mlp.py, 20 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_mlp.py;
           users got 0.7488, https://github.com/keras-team/keras/issues/4277

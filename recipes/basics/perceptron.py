@@ -1,6 +1,6 @@
 """Rosenblatt's perceptron separates two species of penguins by their bills, and fails on XOR, which two layers solve.
 
-Result    accuracy 1.000 ± 0.000 over 3 seeds, 0.1 minutes a run (0.0 of CPU) on 2 cores
+Result    accuracy 1.000 ± 0.000 over 3 seeds, 0.1 minutes a run (0.0 CPU minutes) on 2 cores
 Baseline  logistic regression on the same measurements, which is as good; scikit-learn's Perceptron is measured too
 Published nothing for these two species: 0.99 is the recipe's own aim, since a line separates them completely
 Paper     Rosenblatt: The Perceptron: A Probabilistic Model for Information Storage and Organization in the Brain, 1958,

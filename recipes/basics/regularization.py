@@ -1,6 +1,6 @@
 """Eight ways to regularize a small CNN trained on 2,000 images of Fashion-MNIST, each on its own and six together.
 
-Result    accuracy 0.8758 ± 0.0020 over 3 seeds, 3.3 minutes a run (3.0 of CPU) on 2 cores
+Result    accuracy 0.8758 ± 0.0020 over 3 seeds, 3.3 minutes a run (3.0 CPU minutes) on 2 cores
 Baseline  a support vector machine with a Gaussian kernel on the pixels
 Published 0.87, the recipe's own aim: no published figure for these 2,000 images was found
 Paper     Srivastava et al.: Dropout, 2014, https://jmlr.org/papers/v15/srivastava14a.html; Ioffe, Szegedy: Batch

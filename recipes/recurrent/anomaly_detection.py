@@ -1,6 +1,6 @@
 """An LSTM autoencoder learns the normal parts of three time series; what it fails to reconstruct raises an alarm.
 
-Result    average precision 0.4084 ± 0.0041 over 3 seeds, 2.0 minutes a run (1.4 of CPU) on 1 core
+Result    average precision 0.4084 ± 0.0041 over 3 seeds, 2.0 minutes a run (1.4 CPU minutes) on 1 core
 Baseline  rolling z-score: how many standard deviations a reading lies from the mean of the readings before it
 Published F1 0.331, a bidirectional LSTM with attention (https://github.com/Varad2305/Time-Series-Anomaly-Detection);
           a mean over seven series, of which three are used here, split differently: only roughly comparable

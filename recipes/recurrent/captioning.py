@@ -1,6 +1,6 @@
 """A GRU attends to an image of handwritten digits and describes in words which digits it shows, and where.
 
-Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 of CPU) on 1 core
+Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 CPU minutes) on 1 core
 Baseline  the caption of the nearest training image
 Published 0.95 exact match: the recipe's own aim, since no figure is published for synthetic data
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,

@@ -1,6 +1,6 @@
 """A character-level recurrent language model learns to write like Shakespeare, from a million characters of his plays.
 
-Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 of CPU) on 1 core
+Result    test nats 1.493 ± 0.003 over 3 seeds, 20.3 minutes a run (17.8 CPU minutes) on 1 core
 Baseline  an interpolated 5-gram model trained on the same text
 Published 1.4697 nats per character on validation and test together, nanoGPT's GPU setting for shakespeare_char,
           evaluated on random crops: https://github.com/karpathy/nanoGPT

@@ -1,6 +1,6 @@
 """A GRU classifies movie reviews as positive or negative from its last state, with and without a mask over the padding.
 
-Result    accuracy 0.8863 ± 0.0020 over 3 seeds, 3.7 minutes a run (3.4 of CPU) on 2 cores
+Result    accuracy 0.8863 ± 0.0020 over 3 seeds, 3.7 minutes a run (3.4 CPU minutes) on 2 cores
 Baseline  logistic regression on TF-IDF features of the same words and of their pairs: it beats the network
 Published 0.8700 with a mask passed by hand, 0.5008 without: Géron, Hands-On Machine Learning, 3rd edition, chapter 16
           (https://github.com/ageron/handson-ml3), a GRU of 128 units on the 1,000 most frequent words, on validation

@@ -1,6 +1,6 @@
 """An LSTM pretrained as a language model on movie reviews is fine-tuned to classify them as positive or negative.
 
-Result    accuracy 0.8816 with one seed, 10.2 minutes a run (9.6 of CPU) on 2 cores
+Result    accuracy 0.8816 with one seed, 10.2 minutes a run (9.6 CPU minutes) on 2 cores
 Baseline  logistic regression on TF-IDF features of words and word pairs, with the same labels; it beats the network
 Published 0.9276, not reached here: SA-LSTM of Dai and Le, 1,024 units, 25,000 labels, pretrained on 3 times the text
 Paper     Dai, Le: Semi-supervised Sequence Learning, 2015, https://arxiv.org/abs/1511.01432; here a smaller LSTM

@@ -1,6 +1,6 @@
 """A bidirectional LSTM, combined with a bag of word pairs, classifies movie reviews as positive or negative.
 
-Result    accuracy 0.9038 ± 0.0010 over 3 seeds, 6.2 minutes a run (5.0 of CPU) on 1 core
+Result    accuracy 0.9038 ± 0.0010 over 3 seeds, 6.2 minutes a run (5.0 CPU minutes) on 1 core
 Baseline  logistic regression on TF-IDF features of words and word pairs; the network does not beat it
 Published 0.9056, fastText with word pairs, which the network does not reach:
           https://github.com/keras-team/keras/blob/2.3.1/examples/imdb_fasttext.py

@@ -1,6 +1,6 @@
 """A bidirectional LSTM over words, and another over their characters, tag every word with its part of speech.
 
-Result    accuracy 0.9505 ± 0.0006 over 3 seeds, 9.5 minutes a run (7.2 of CPU) on 1 core
+Result    accuracy 0.9505 ± 0.0006 over 3 seeds, 9.5 minutes a run (7.2 CPU minutes) on 1 core
 Baseline  each word's most frequent tag in training; for unknown words, that of the words that occur once in training
 Published 0.8832, two bidirectional LSTM layers over GloVe vectors, torchtext's version of the treebank, mean over
           batches: https://github.com/bentrevett/pytorch-pos-tagging, "1 - BiLSTM for PoS Tagging", version b535d45

@@ -1,6 +1,6 @@
 """A Tree-LSTM reads sentences of film reviews along their parse trees and predicts the sentiment of every phrase.
 
-Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 of CPU) on 1 core
+Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 CPU minutes) on 1 core
 Baseline  naive Bayes on words and pairs of words, trained on the same sentences
 Published RNTN 0.457 (two classes: 0.854), no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here

@@ -1,6 +1,6 @@
 """A plain recurrent network, an LSTM and a GRU learn to add two marked numbers in sequences of up to 600 steps.
 
-Result    mse 0.0010 ± 0.0002 over 3 seeds, 5.4 minutes a run (4.0 of CPU) on 1 core
+Result    mse 0.0010 ± 0.0002 over 3 seeds, 5.4 minutes a run (4.0 CPU minutes) on 1 core
 Baseline  answering 1 to every sequence, which gives a mean squared error of about 1/6
 Published 0.01: below it, the paper counted the task as learned (section 5.4: sums divided by four, one mark early)
 Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735; here each

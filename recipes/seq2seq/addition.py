@@ -2,7 +2,7 @@
 
 Linear regression adds without a mistake once the digits are aligned by place, which the network has to learn.
 
-Result    exact match 0.9980 ± 0.0005 over 3 seeds, 0.8 minutes a run (1.2 of CPU) on 2 cores
+Result    exact match 0.9980 ± 0.0005 over 3 seeds, 0.8 minutes a run (1.2 CPU minutes) on 2 cores
 Baseline  linear regression on the digits, aligned by place: ones, tens, hundreds
 Published 99% of the characters after 100 epochs of 50,000 reversed sums, one layer of 128 units (keras-io,
           addition_rnn.py). Its sums are easier: fewer of them add two three-digit numbers. Spaces that fill up short

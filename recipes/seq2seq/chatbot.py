@@ -1,6 +1,6 @@
 """An encoder-decoder with attention over the last turns of a dialogue learns to reply like a booking assistant.
 
-Result    bleu 10.481 with one seed, 17.3 minutes a run (17.8 of CPU) on 2 cores
+Result    bleu 10.481 with one seed, 17.3 minutes a run (17.8 CPU minutes) on 2 cores
 Baseline  the reply to the most similar training history, by TF-IDF; also, the most frequent reply of all
 Published none for replies generated from the history's words alone; the target of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869. Here with attention

@@ -1,6 +1,6 @@
 """A memory network answers questions about short stories, attending to their sentences in several hops (bAbI 1 to 5).
 
-Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 of CPU) on 1 core
+Result    accuracy 0.9405 ± 0.0044 over 3 seeds, 2.9 minutes a run (1.8 CPU minutes) on 1 core
 Baseline  the most frequent answer of each task; also, the last possible answer that the story mentions
 Published 0.8778, memory networks trained on 1,000 questions of each of 20 tasks (table 1 of the paper, joint, noise)
 Paper     Sukhbaatar, Szlam, Weston, Fergus: End-To-End Memory Networks, 2015, https://arxiv.org/abs/1503.08895. There

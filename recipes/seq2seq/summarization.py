@@ -1,6 +1,6 @@
 """An encoder-decoder that can copy words from its input writes subject lines for emails.
 
-Result    rouge l beam 24.972 with one seed, 19.5 minutes a run (17.0 of CPU) on 2 cores
+Result    rouge l beam 24.972 with one seed, 19.5 minutes a run (17.0 CPU minutes) on 2 cores
 Baseline  lead: the email's first sentence
 Published 23.44 ROUGE-L: extractor and abstractor, reinforcement learning, pretrained word vectors (Zhang and Tetreault
           2019, https://arxiv.org/abs/1906.03497); PEGASUS, pretrained on web pages, reaches 36.8

@@ -1,6 +1,6 @@
 """A GRU encoder-decoder with attention translates German captions of photographs into English.
 
-Result    bleu greedy 37.924 with one seed, 10.3 minutes a run (13.5 of CPU) on 2 cores
+Result    bleu greedy 37.924 with one seed, 10.3 minutes a run (13.5 CPU minutes) on 2 cores
 Baseline  the translation of the nearest German training sentence, by TF-IDF
 Published 28.3 BLEU, greedy: GRU with additive attention, trained for 10 epochs (bentrevett, pytorch-seq2seq);
           on lower-cased spaCy tokens there, on lower-cased text by sacrebleu (13a) here

@@ -1,15 +1,15 @@
 """A small convolutional network tells cats from dogs, and shows what each of its layers sees.
 
-Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 of CPU) on 2 cores
+Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 CPU minutes) on 2 cores
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
 Published no figure that we know of for these two classes alone; 0.87 is the recipe's own aim
-Paper     none for the network. Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/. Global average
+Paper     none for the network. The optimizer, Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/. Global average
           pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: Selvaraju et al., 2016, https://arxiv.org/abs/1610.02391.
-Answers   What do learned filters add to hand-made features? 87.0% of the test images are classified correctly; with
+Answers   What do learned filters add to hand-crafted features? 87.0% of the test images are classified correctly; with
           histograms of oriented gradients 69.6%.
-          How well does each layer alone tell cats from dogs? Logistic regression on the means of the maps gets 65.1%
-          right for the first layer (32 maps), 77.1% for the third (64) and 87.2% for the fifth (128).
-          Valid or same padding: what sizes come out, and what does it cost? not measured yet
+          How well do a layer's feature maps tell cats from dogs? Logistic regression on their means gets 65.1% right
+          for the first layer (32 maps), 77.1% for the third (64) and 87.2% for the fifth (128).
+          How do valid and same padding change size and cost? not measured yet
           Max pooling, average pooling, or strides? not measured yet
           Does global pooling help against overfitting? not measured yet
           What does augmentation add? not measured yet
@@ -43,15 +43,15 @@ PROMISE = {
     "published": {"value": 0.87, "source": "the recipe's own aim; we know of no figure for these two classes alone"},
     "data": ["cifar10"],
     "answers": {
-        "What do learned filters add to hand-made features?": (
+        "What do learned filters add to hand-crafted features?": (
             "{accuracy:.1%} of the test images are classified correctly; with histograms of oriented gradients "
             "{hog_accuracy:.1%}."
         ),
-        "How well does each layer alone tell cats from dogs?": (
-            "Logistic regression on the means of the maps gets {maps1_accuracy:.1%} right for the first layer (32 maps), "
+        "How well do a layer's feature maps tell cats from dogs?": (
+            "Logistic regression on their means gets {maps1_accuracy:.1%} right for the first layer (32 maps), "
             "{maps3_accuracy:.1%} for the third (64) and {maps5_accuracy:.1%} for the fifth (128)."
         ),
-        "Valid or same padding: what sizes come out, and what does it cost?": (
+        "How do valid and same padding change size and cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
             "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy is "
             "{valid padding/accuracy:.1%} instead of {accuracy:.1%}."
@@ -210,8 +210,8 @@ def describe(images):
 def predict(model, assets, inputs):
     """Classifies pictures: each input is the path of an image file, each output "dog (0.93)" or "cat (0.88)".
 
-    The number is the estimated probability. Of a picture that is not square, the middle is used; the animal should
-    fill it. Raises ValueError for a file that is not an image, or has one colour; there are no assets.
+    The number is the estimated probability. Only the square in the middle of a picture is used; the animal should fill
+    it. Raises ValueError for a file that is not an image, or that shows nothing; there are no assets.
 
         model = keras.models.load_model("model.keras")
         assets = {}

@@ -9,7 +9,7 @@ Paper     Yosinski, Clune, Bengio, Lipson: How transferable are features in deep
 Answers   Does a pretrained base help? With 10 labels it reaches 93.3% instead of 79.0% from scratch, with 1,000 99.1%
           and 99.2%.
           What does fine-tuning add? 99.4% instead of 98.6% with frozen features.
-          Do frozen weights move? No, by 0; their statistics by 0.
+          Do frozen weights move? No: weights move by 0, statistics by 0.
 
     python -m recipes.vision.digit_transfer
     python -m recipes.vision.digit_transfer --set labels=500 steps=100
@@ -40,7 +40,7 @@ PROMISE = {
             "{fine-tuned-1000:.1%} and {scratch-1000:.1%}."
         ),
         "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
-        "Do frozen weights move?": "No, by {frozen-weights-moved:g}; their statistics by {frozen-statistics-moved:g}.",
+        "Do frozen weights move?": "No: weights move by {frozen-weights-moved:g}, statistics by {frozen-statistics-moved:g}.",
     },
 }
 TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}

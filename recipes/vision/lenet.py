@@ -1,6 +1,6 @@
 """LeNet-5, the convolutional network of 1998, classifies the handwritten digits of MNIST.
 
-Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 2.6 minutes a run (1.5 of CPU) on 2 cores
+Result    accuracy 0.9945 ± 0.0005 over 3 seeds, 2.6 minutes a run (1.5 CPU minutes) on 2 cores
 Baseline  the nearest mean digit (a linear classifier), and always the most frequent digit
 Published 0.9925, keras mnist_cnn.py, 12 epochs: https://github.com/keras-team/keras/blob/2.3.1/examples/mnist_cnn.py
 Paper     LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998,

@@ -1,21 +1,21 @@
 """A wide and shallow residual network classifies the photos of CIFAR-10 after 18 epochs on two CPU cores.
 
-Result    accuracy 0.9387 with one seed, 21.4 minutes a run (34.4 of CPU) on 2 cores
-Baseline  a ridge classifier on 400 random, whitened patches as the filters of one convolution; with 1,600 learned ones
-          Coates, Lee and Ng, 2011, reach 0.796
+Result    accuracy 0.9387 with one seed, 21.4 minutes a run (34.4 CPU minutes) on 2 cores
+Baseline  a ridge classifier on 400 random, whitened patches as the filters of one convolution; with 4,000 learned
+          filters, Coates, Lee and Ng, 2011, reach 0.796
 Published 0.9400, airbench94, SGD for 10 epochs on an A100, trained on all 50,000 images, with six views of each test
           image and no shortcuts: https://arxiv.org/abs/2404.00498; its version with Muon needs 8 epochs
 Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, https://arxiv.org/abs/1512.03385.
           The idea of shortcuts is theirs; here each skips a single convolution, and no ReLU follows the addition.
           `vision.shortcuts` has their networks of 8 to 56 layers. From airbench and Page, How to Train Your ResNet, 2018:
-          fixed filters that whiten, three wide stages of two convolutions, max pooling instead of strides, scaled logits,
-          label smoothing, six views of a test image (here probabilities are averaged, there logits); not its GELU,
-          alternating flips and averaged weights. Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
+          fixed whitening filters, three wide stages of two convolutions, max pooling instead of strides, scaled logits,
+          label smoothing, six views of a test image (here probabilities are averaged, there logits); without
+          airbench's GELU, alternating flips or averaged weights. The optimizer, Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
 Answers   What does a residual network add to a single convolution? It classifies 93.9% of the test images correctly;
           random patches as the filters of one convolution give 69.7%.
           What do the shortcuts add? not measured yet
-          What do six views of an image add? Averaged over shifts and flips, the network classifies 93.9% correctly;
-          from one view 92.7%.
+          What do six views of an image add? Averaging over shifts and flips, it classifies 93.9% correctly; from one
+          view, 92.7%.
 
     python -m recipes.vision.resnet
     python -m recipes.vision.resnet --set epochs=12
@@ -39,7 +39,7 @@ from common.plots import image_grid
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "random patches", "metric": "patches_accuracy"},
+    "baseline": {"name": "ridge classifier on random patches", "metric": "patches_accuracy"},
     "published": {"value": 0.94, "source": "airbench94, 10 epochs on an A100"},
     "tolerance": 0.005,  # For `verify`, since one seed shows no spread.
     "data": ["cifar10"],
@@ -52,7 +52,7 @@ PROMISE = {
             "At this depth nothing certain: {accuracy:.2%} with them, {without shortcuts/accuracy:.2%} without."
         ),
         "What do six views of an image add?": (
-            "Averaged over shifts and flips, the network classifies {accuracy:.1%} correctly; from one view "
+            "Averaging over shifts and flips, it classifies {accuracy:.1%} correctly; from one view, "
             "{one_view_accuracy:.1%}."
         ),
     },
@@ -83,7 +83,7 @@ def configure(hp):
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """Batch normalization in bfloat16; Keras's own casts to float32, which takes longer than the convolutions with AMX."""
+    """Batch normalization in bfloat16; on CPUs with AMX, Keras's casts to float32 cost more than the convolutions."""
 
     def call(self, inputs, training=False):
         if not training:
@@ -164,7 +164,7 @@ def train(hp, seed, callbacks=()):
 
 
 def whitening_filters(images):
-    """Filters (2, 2, 3, 24): twelve that make patches of images (N, 32, 32, 3) nearly white, and their negatives."""
+    """Filters (2, 2, 3, 24): twelve that decorrelate patches of images (N, 32, 32, 3), and their negatives."""
     patches = np.lib.stride_tricks.sliding_window_view((images - MEAN) / DEVIATION, (2, 2), axis=(1, 2))
     patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 2 * 2 * 3)
     variances, directions = np.linalg.eigh(patches.T @ patches / len(patches))
@@ -191,7 +191,7 @@ def read(hp, split):
 
 
 def classify(model, images):
-    """Probabilities (N, 10), averaged over an image (N, 32, 32, 3), two copies shifted by a pixel, and mirror images."""
+    """Probabilities (N, 10) of images (N, 32, 32, 3), averaged over six views: three shifts, each also mirrored."""
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
     views = np.concatenate([images, padded[:, :-2, :-2], padded[:, 2:, 2:]])
     views = np.concatenate([views, views[:, :, ::-1]])  # (6 * N, 32, 32, 3)
@@ -210,7 +210,7 @@ def accuracy(probabilities, labels):
 
 
 def evaluate(model, hp):
-    """Accuracies on test, from six views of each image, from one and the baseline's; what the network costs."""
+    """Test accuracy from six views of each image, from one, and of the baseline; what the network costs."""
     images, labels = read(hp, "test")
     return {
         "accuracy": accuracy(classify(model, images), labels),

@@ -1,17 +1,17 @@
 """VGG, a deep network whose convolutions are all 3x3, scaled down to Fashion-MNIST's 28 x 28 images.
 
-Result    accuracy 0.9399 ± 0.0006 over 3 seeds, 8.3 minutes a run (13.3 of CPU) on 2 cores
-Baseline  a support-vector machine on the 80 principal components of the pixels, without augmentation; in the table cited
+Result    accuracy 0.9399 ± 0.0006 over 3 seeds, 8.3 minutes a run (13.3 CPU minutes) on 2 cores
+Baseline  a support vector machine on the first 80 principal components of the pixels, without augmentation; in the table cited
           below, one on histograms of oriented gradients reaches 0.926
 Published 0.935, VGG16 with 26 million parameters in the table of https://github.com/zalandoresearch/fashion-mnist
 Paper     Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014,
           https://arxiv.org/abs/1409.1556. Stages of 3x3 convolutions, max pooling, a width that doubles from stage to
           stage, two dense layers with dropout, and probabilities averaged over an image and its mirror image are the
           paper's. Here there are four stages of two convolutions, not five of one to four, and all are narrower; batch
-          normalization follows each convolution, and the training is modern: AdamW, one cycle of the learning rate,
-          label smoothing, random shifts and flips. The table does not say that its VGG averages over mirror images.
-Answers   What does VGG add to a support-vector machine? It classifies 94.0% of the test images correctly, the
-          support-vector machine 89.5%. Without averaging over each image and its mirror image, the network classifies
+          normalization follows each convolution, and the training is modern: AdamW, a one-cycle learning rate and label
+          smoothing. The table does not say that its VGG averages over mirror images.
+Answers   What does VGG add to a support vector machine on pixels? It classifies 94.0% of the test images correctly, the
+          support vector machine 89.5%. Without averaging over each image and its mirror image, the network classifies
           93.6% correctly.
           One 5x5 convolution or two of 3x3? Both see 5 x 5 pixels of their input. With two of 3x3, 93.99% of the test
           images are classified correctly, with 779,234 parameters and 21,022,592 multiply-adds an image; with one of
@@ -41,12 +41,12 @@ from common.plots import new
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "a support-vector machine", "metric": "support_vector_accuracy"},
+    "baseline": {"name": "a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.935, "source": "VGG16 in the Fashion-MNIST table"},
     "data": ["fashion_mnist"],
     "answers": {
-        "What does VGG add to a support-vector machine?": (
-            "It classifies {accuracy:.1%} of the test images correctly, the support-vector machine "
+        "What does VGG add to a support vector machine on pixels?": (
+            "It classifies {accuracy:.1%} of the test images correctly, the support vector machine "
             "{support_vector_accuracy:.1%}. Without averaging over each image and its mirror image, the network "
             "classifies {unmirrored_accuracy:.1%} correctly."
         ),
@@ -211,7 +211,7 @@ def predict(model, assets, inputs):
 
 
 def show(model, hp):
-    """The images that excite three units of each stage most, outside the unit's receptive field faded."""
+    """The images that excite three units of each stage most, faded outside the unit's receptive field."""
     images, _ = read(hp, "validation")
     picture, axes = new(8, 4.6, rows=len(STAGES), columns=9)
     for stage, size, row in zip(STAGES, SEEN, axes):
@@ -231,7 +231,7 @@ def show(model, hp):
 
 
 def draw(ax, picture, centre, half):
-    """Draws an image, faded but for a square around a pixel."""
+    """Draws an image, faded except for a square around a pixel."""
     rows, columns = np.indices(picture.shape)
     seen = np.maximum(np.abs(rows - centre[0]), np.abs(columns - centre[1])) < half
     ax.imshow(np.where(seen, picture, picture // 4), cmap="gray_r", vmin=0, vmax=255)
