@@ -7,8 +7,7 @@ Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; her
           32 x 32 pixels are enlarged first. ImageNet has many breeds of dogs, and cats. `--set base=MobileNetV2
           picture_size=224` takes a larger base of keras.applications.
 Answers   What is a pretrained base worth? With 20 labels and a frozen base, accuracy is 68.2% instead of 52.6% from
-          scratch; with 9,000 and fine-tuned, 88.2% instead of 69.3% after as many passes (`vision.cats_vs_dogs` trains
-          longer).
+          scratch; with 9,000 and fine-tuned, 88.2% instead of 69.3% after as many passes (few; see `cats_vs_dogs`).
           Frozen features or fine-tuning? With 20 labels it hardly matters: 68.0% (logistic regression on frozen
           features) and 67.6%. With 100, 77.2% and 79.9%; with 1,000, 82.8% and 84.3%; with 9,000, 83.9% and 88.2%.
           Do frozen weights and statistics stay as they were? Yes: they move by 0 and 0, since the head is trained on
@@ -43,8 +42,8 @@ PROMISE = {
     "answers": {
         "What is a pretrained base worth?": (
             "With 20 labels and a frozen base, accuracy is {frozen-20:.1%} instead of {scratch-20:.1%} from scratch; with "
-            "9,000 and fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%} after as many passes "
-            "(`vision.cats_vs_dogs` trains longer)."
+            "9,000 and fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%} "
+            "after as many passes (few; see `cats_vs_dogs`)."
         ),
         "Frozen features or fine-tuning?": (
             "With 20 labels it hardly matters: {logistic-20:.1%} (logistic regression on frozen features) and "
