@@ -9,6 +9,7 @@ RECORDED = {
     "metrics": {"accuracy": 0.91, "tfidf_accuracy": 0.9},
     "baseline": {"name": "TF-IDF", "value": 0.9},
     "published": {"value": 0.95, "source": "a paper"},
+    "tolerance": 0.0,
     "seconds": 61.0,
     "cpu_seconds": 30.0,
     "seeds": [0, 1, 2],
@@ -81,7 +82,7 @@ def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure
     monkeypatch.setattr(catalogue.Entry, "results", {**stronger, "variants": {}})
     assert "✓" in pages.compact(entry) and "✓ passed" in "\n".join(pages.comparison(entry))
     assert "✗ better than the network" in "\n".join(pages.comparison(entry))
-    one_seed = {**RECORDED, "figure": {**RECORDED["figure"], "values": [RECORDED["figure"]["mean"]]}}
+    one_seed = {**RECORDED, "figure": {**RECORDED["figure"], **results.summary([RECORDED["figure"]["mean"]])}}
     missed = RECORDED["published"]["value"] - RECORDED["figure"]["mean"]
     for tolerance, mark in ((0.9 * missed, "✗"), (1.1 * missed, "≈")):
         monkeypatch.setattr(catalogue.Entry, "results", {**one_seed, "tolerance": tolerance, "variants": {}})
