@@ -7,9 +7,9 @@ from common.cookbook import answers, catalogue, results
 
 GENERATED = "<!-- Written by `python -m recipes table`. -->"
 HOW_MEASURED = """\
-Every figure is measured on the test split by the recipe itself; ± is the standard deviation if there are several seeds.
-The file `results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes are wall-clock
-time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
+Every figure is measured on the test split by the recipe itself; ± is the standard deviation over its seeds, where
+there are several. `results.json` beside each plot records seeds, hyperparameters, machine and package versions. Minutes
+are wall-clock time per run on one or two shared cores, with the CPU time, summed over cores, in parentheses. The command
 `python -m recipes verify CHAPTER.NAME` repeats a measurement."""
 SHOWN = "recurrent.masking"  # The README shows its network.
 

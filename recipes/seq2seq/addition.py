@@ -93,9 +93,8 @@ def build_model(hp):
     shifted_answer = keras.Input((None,), dtype="int32", name="shifted_answer")
     units, symbols = hp["units"], len(SYMBOLS)
 
-    def embedding(
-        name,
-    ):  # Each has an initializer of its own: from a shared one, both would start with the same values.
+    def embedding(name):
+        # Each has an initializer of its own: from a shared one, both would start with the same values.
         return layers.Embedding(symbols, units, keras.initializers.RandomNormal(stddev=1.0), name=f"{name}_embedding")
 
     question_vectors = embedding("question")(question)

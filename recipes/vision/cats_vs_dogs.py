@@ -3,8 +3,8 @@
 Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 CPU minutes) on 2 cores
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
 Published no figure that we know of for these two classes alone; 0.87 is the recipe's own aim
-Paper     none for the network. The optimizer, Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/. Global average
-          pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: Selvaraju et al., 2016, https://arxiv.org/abs/1610.02391.
+Paper     none for the network. Muon, the optimizer: Jordan et al., https://kellerjordan.github.io/posts/muon/. Global
+          average pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: Selvaraju et al., https://arxiv.org/abs/1610.02391.
 Answers   What do learned filters add to hand-crafted features? 87.0% of the test images are classified correctly; with
           histograms of oriented gradients 69.6%.
           How well do a layer's feature maps tell cats from dogs? Logistic regression on their means gets 65.1% right

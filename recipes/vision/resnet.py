@@ -9,8 +9,8 @@ Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 201
           The idea of shortcuts is theirs; here each skips a single convolution, and no ReLU follows the addition.
           `vision.shortcuts` has their networks of 8 to 56 layers. From airbench and Page, How to Train Your ResNet, 2018:
           fixed whitening filters, three wide stages of two convolutions, max pooling instead of strides, scaled logits,
-          label smoothing, six views of a test image (here probabilities are averaged, there logits); without
-          airbench's GELU, alternating flips or averaged weights. The optimizer, Muon: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
+          label smoothing, six views of a test image (here probabilities are averaged, there logits); without airbench's
+          GELU, alternating flips or averaged weights. Muon: Jordan et al., https://kellerjordan.github.io/posts/muon/.
 Answers   What does a residual network add to a single convolution? It classifies 93.9% of the test images correctly;
           random patches as the filters of one convolution give 69.7%.
           What do the shortcuts add? not measured yet
@@ -49,7 +49,7 @@ PROMISE = {
             "give {patches_accuracy:.1%}."
         ),
         "What do the shortcuts add?": (
-            "At this depth nothing certain: {accuracy:.2%} with them, {without shortcuts/accuracy:.2%} without."
+            "With them {accuracy:.2%} of the test images are classified correctly, {without shortcuts/accuracy:.2%} without."
         ),
         "What do six views of an image add?": (
             "Averaging over shifts and flips, it classifies {accuracy:.1%} correctly; from one view, "
