@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
+from skimage.feature import hog
 
 
 def load_object(path, length):
@@ -45,3 +46,12 @@ def load_photo(path, side):
         raise ValueError(f"{path} shows nothing: the whole picture has the same colour")
     small = ops.image.resize(photo, (side, side), antialias=True, crop_to_aspect_ratio=True)
     return ops.convert_to_numpy(small).clip(0, 255).round().astype("uint8")
+
+
+def oriented_gradients(images):
+    """Histograms of oriented gradients of grayscale images (N, H, W, 1), in cells of 4 x 4 pixels: (N, features).
+
+    Dalal and Triggs, 2005, https://doi.org/10.1109/CVPR.2005.177, with eight orientations, and blocks of 2 x 2 cells.
+    """
+    options = {"orientations": 8, "pixels_per_cell": (4, 4), "cells_per_block": (2, 2)}
+    return np.array([hog(image[..., 0], **options) for image in images], "float32")

@@ -40,7 +40,8 @@ def compact(entry):
         return f"{link} {answers.UNMEASURED}"
     goal = recorded["published"]
     compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
-    return f"{link} **{compared:.4g}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
+    shown = f"{compared:.{results.decimals(compared)}f}"
+    return f"{link} **{shown}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
 
 
 def table():

@@ -101,12 +101,17 @@ def number(value):
     return f"{value:.5g}"
 
 
+def decimals(value):
+    """How many decimals give four significant digits; numbers below 1 get four."""
+    return max(0, 4 - len(str(int(abs(value))) if abs(value) >= 1 else ""))
+
+
 def spread(figure):
     """A figure over its seeds: "0.9934 ± 0.0003", or without the spread if there is only one seed."""
     if len(figure["values"]) == 1:
         return number(figure["mean"])
-    decimals = max(0, 4 - len(str(int(abs(figure["mean"]))) if abs(figure["mean"]) >= 1 else ""))
-    return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
+    places = decimals(figure["mean"])
+    return f"{figure['mean']:.{places}f} ± {figure['sd']:.{places}f}"
 
 
 def published(promise_or_results):

@@ -1,7 +1,8 @@
 """AlexNet, winner of the ImageNet challenge of 2012, scaled down to Fashion-MNIST's 28 x 28 images.
 
-Result    accuracy 0.9233 ± 0.0006 over 3 seeds, 7.2 minutes a run (9.8 CPU minutes) on 2 cores
-Baseline  a support vector machine on the first 80 principal components of the pixels, without augmentation
+Result    accuracy 0.9300 ± 0.0015 over 3 seeds, 7.9 minutes a run (10.5 CPU minutes) on 2 cores
+Baseline  a support vector machine on the first 160 principal components of the images' histograms of oriented gradients
+          (HOG), without augmentation
 Published 0.926, a support vector machine on histograms of oriented gradients in the table of
           https://github.com/zalandoresearch/fashion-mnist; AlexNet with a triplet loss has 0.899 there
 Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012,
@@ -9,11 +10,12 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
           first filters are 7 x 7 with stride 1, not 11 x 11 with stride 4, all layers are narrower, and none is split
           over two GPUs; dropout acts on the inputs of the two hidden dense layers, not on their outputs; batch
           normalization after every convolution replaces local response normalization after the first two. The training
-          is modern: AdamW, a one-cycle learning rate and label smoothing. Probabilities are averaged over an image and
-          its mirror image; in the paper, over five crops and their mirror images.
-Answers   What does AlexNet add to a support vector machine on pixels? It classifies 92.3% of the test images correctly,
-          the support vector machine 89.5%. Without averaging over each image and its mirror image, the network
-          classifies 92.2% correctly.
+          is modern: Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) for the convolutions and
+          AdamW for the rest, a one-cycle learning rate and label smoothing. Probabilities are averaged over an image
+          and its mirror image; in the paper, over five crops and their mirror images.
+Answers   What does AlexNet add to a support vector machine on HOG features? It classifies 93.0% of the test images
+          correctly, the support vector machine 90.5%. Without averaging over each image and its mirror image, the
+          network classifies 92.8% correctly.
           Does overlapping pooling help? not measured yet
           What is dropout worth? not measured yet
           What does AlexNet cost? 1,027,074 parameters and 18,723,200 multiply-adds an image.
@@ -28,22 +30,23 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers, ops
 from matplotlib import colormaps
-from sklearn import decomposition, pipeline, svm
+from sklearn import decomposition, pipeline, preprocessing, svm
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.images import load_object
+from common.images import load_object, oriented_gradients
 from common.metrics import multiply_adds
+from common.optimizers import Muon
 from common.plots import image_grid
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "a support vector machine", "metric": "support_vector_accuracy"},
+    "baseline": {"name": "HOG and a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.926, "source": "a support vector machine on oriented gradients, Fashion-MNIST table"},
     "data": ["fashion_mnist"],
     "answers": {
-        "What does AlexNet add to a support vector machine on pixels?": (
+        "What does AlexNet add to a support vector machine on HOG features?": (
             "It classifies {accuracy:.1%} of the test images correctly, the support vector machine "
             "{support_vector_accuracy:.1%}. Without averaging over each image and its mirror image, the network "
             "classifies {unmirrored_accuracy:.1%} correctly."
@@ -54,7 +57,8 @@ PROMISE = {
         ),
         "What is dropout worth?": (
             "With it, {training_accuracy:.2%} of the training images and {accuracy:.2%} of the test images are "
-            "classified correctly; without it, {without dropout/training_accuracy:.2%} and {without dropout/accuracy:.2%}."
+            "classified correctly; without it, {without dropout/training_accuracy:.2%} and "
+            "{without dropout/accuracy:.2%}."
         ),
         "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image.",
     },
@@ -79,8 +83,8 @@ def configure(hp):
     hp.Int("units", 32, 4_096, default=512)  # Of both hidden dense layers; 4,096 in the paper.
     hp.Choice("pooling", ["overlapping", "plain"], default="overlapping")
     hp.Float("dropout", 0.0, 0.8, default=0.5)  # The paper's rate.
-    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
-    hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
+    hp.Float("learning_rate", 1e-3, 0.1, sampling="log", default=2e-2)  # The peak of the one-cycle schedule.
+    hp.Float("weight_decay", 1e-3, 1.0, sampling="log", default=0.1)  # Of the convolutions.
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
     hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the image's side: 0.07 is 2 pixels.
     return hp
@@ -121,7 +125,9 @@ def build_model(hp):
     model = keras.Model(images, logits, name="alexnet")
 
     model.compile(
-        optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
+        optimizer=Muon(
+            hp["learning_rate"], weight_decay=hp["weight_decay"], adam_lr_ratio=0.1, exclude_layers=["dense", "output"]
+        ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=hp["label_smoothing"]),
         metrics=["accuracy"],
         steps_per_execution=16,
@@ -162,13 +168,14 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """How many of the test images the model and the baseline classify correctly, and what the model costs."""
     (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
-    components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
-    baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
-    baseline.fit(known.reshape(len(known), -1), known_labels)
+    components = decomposition.PCA(min(160, len(known)), svd_solver="covariance_eigh")
+    classifier = svm.SVC(C=3, cache_size=1_000)  # 3, and 160 components: best on validation.
+    baseline = pipeline.make_pipeline(preprocessing.FunctionTransformer(oriented_gradients), components, classifier)
+    baseline.fit(known, known_labels)
     return {
         "accuracy": float(np.mean(classify(model, images)[0] == labels)),
         "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(images.reshape(len(images), -1), labels),
+        "support_vector_accuracy": baseline.score(images, labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
         "training_accuracy": float(np.mean(classify(model, known)[0] == known_labels)),
@@ -186,7 +193,7 @@ def classify(model, images):
 
 
 def predict(model, assets, inputs):
-    """Classifies garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
+    """Classifies garments: each input is an image file's path, each output a name and its probability, "bag (0.998)".
 
     An image shows one garment, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -211,10 +218,10 @@ def show(model, hp):
     wrong = np.flatnonzero(answers != labels)
     wrong = wrong[np.argsort(-probabilities[wrong])][:32]
     titles = [f"{NAMES[labels[index]]},\nnot {NAMES[answers[index]]}" for index in wrong]
-    mistakes = f"{np.mean(answers != labels):.1%} of the validation images are misclassified; the most confident mistakes first"
+    share = f"{np.mean(answers != labels):.1%} of the validation images are misclassified"
     return {
         "filters": image_grid(filters, [""] * len(filters), columns=8, heading=heading),
-        "errors": image_grid(images[wrong], titles, columns=8, heading=mistakes),
+        "errors": image_grid(images[wrong], titles, columns=8, heading=f"{share}; the most confident mistakes first"),
     }
 
 
