@@ -2,7 +2,7 @@
 
 Result    accuracy 0.8101 ± 0.0049 over 3 seeds, 0.9 minutes a run (0.9 CPU minutes) on 2 cores
 Baseline  logistic regression on the same passengers; gradient boosting is measured too
-Published 0.790, logistic regression on five of the columns, tested on 262 passengers (two points are within the spread):
+Published 0.790, logistic regression on five columns, tested on 262 passengers (two points are within the spread):
           https://scikit-learn.org/0.24/auto_examples/compose/plot_column_transformer_mixed_types.html
 Paper     Stone: Cross-Validatory Choice and Assessment of Statistical Predictions, 1974,
           https://doi.org/10.1111/j.2517-6161.1974.tb00994.x. The columns `boat` and `body` are left out: they were
@@ -47,8 +47,8 @@ PROMISE = {
         ),
         "What do folds add?": (
             "Five folds test every passenger once. The accuracy on a single fold has a standard deviation of "
-            "{MLP-fold-sd:.1%}, but the mean of five, {MLP-mean:.1%}, one of only {MLP-mean-sd:.1%} when the passengers "
-            "are divided into folds anew, and would vary more with other passengers."
+            "{MLP-fold-sd:.1%}, but the mean of five, {MLP-mean:.1%}, one of only {MLP-mean-sd:.1%} when the "
+            "passengers are divided into folds anew, and would vary more with other passengers."
         ),
         "Does an MLP beat logistic regression and gradient boosting?": (
             "Over all folds, the MLP has {MLP-mean:.1%}, gradient boosting {boosting-mean:.1%} and logistic regression "

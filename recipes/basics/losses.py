@@ -46,8 +46,8 @@ PROMISE = {
     "data": ["mnist"],
     "answers": {
         "Cross-entropy or squared error for classes?": "At a learning rate that suits both, they find as much of "
-        "the rare digit ({squared-error-rare_recall:.3f} and {categorical-rare_recall:.3f}). Cross-entropy is the safer "
-        "choice: at a third of that rate, squared error finds "
+        "the rare digit ({squared-error-rare_recall:.3f} and {categorical-rare_recall:.3f}). Cross-entropy is the "
+        "safer choice: at a third of that rate, squared error finds "
         "{a third of the learning rate/squared-error-rare_recall:.3f}, cross-entropy "
         "{a third of the learning rate/categorical-rare_recall:.3f}. The gradient of squared error vanishes at a "
         "confident mistake: in a two-class example with plain gradient descent, correcting one takes "
@@ -100,7 +100,7 @@ def build_model(hp):
 
 
 def functions(hp):
-    """The losses by name, of one-hot labels (B, 10), "sparse" of labels (B,), and logits (B, 10): one value each (B,)."""
+    """The losses by name, of one-hot labels (B, 10), "sparse" of labels (B,), and logits (B, 10): values (B,)."""
     categorical = functools.partial(keras.losses.categorical_crossentropy, from_logits=True)
     return {
         "categorical": categorical,

@@ -50,9 +50,9 @@ PROMISE = {
             "{without shifts/accuracy:.1%}, and {accuracy:.1%} if the digits are shifted at random in training."
         ),
         "Why do gradients vanish with depth?": (
-            "On its way back, the gradient is multiplied by the weights and by the derivative of each activation, which "
-            "for a sigmoid is at most a quarter. Before training, the norm for the first of ten sigmoid layers is "
-            "{sigmoid-10-gradient-left:.0e} times that for the output layer, and the network never learns "
+            "On its way back, the gradient is multiplied by the weights and by the derivative of each activation, "
+            "which for a sigmoid is at most a quarter. Before training, the norm for the first of ten sigmoid layers "
+            "is {sigmoid-10-gradient-left:.0e} times that for the output layer, and the network never learns "
             "({sigmoid-10-accuracy:.1%}, the share of the most frequent digit); with tanh it is "
             "{tanh-10-gradient-left:.1f} times, with ReLU {relu-10-gradient-left:.1f} times."
         ),
@@ -198,7 +198,7 @@ def untrained(hp):
 
 
 def gradient_norms(model, images, digits):
-    """The norm of the gradient of the loss of 1,000 images for the weights of each layer, from the first to the last."""
+    """The gradient norm of each layer's weights, from the first layer to the last, for the loss of 1,000 images."""
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, layers.Dense)]
     with tf.GradientTape() as tape:
         logits = model(images[:1000])
@@ -227,7 +227,7 @@ def predict(model, assets, inputs):
 
 
 def show(models, hp):
-    """What activations do at depths 2 and 10: gradients by layer, accuracy on validation, and the share of dead units."""
+    """What activations do at depths 2 and 10: gradients by layer, validation accuracy, and the share of dead units."""
     images, digits = read(hp, "validation")
     picture, axes = new(9, 6.4, rows=2, columns=2, sharey="row")
     for number, (name, values) in enumerate(networks(hp).items()):

@@ -43,10 +43,10 @@ PROMISE = {
     "data": ["fashion_mnist"],
     "answers": {
         "What differs between optimizers when the learning rate of each is tuned with the same effort?": (
-            "Updates to a validation accuracy of 88 in 100, measured every 300 (3,000 if it is not reached): SGD {SGD-updates:,.0f}, "
-            "momentum {momentum-updates:,.0f}, Nesterov {Nesterov-updates:,.0f}, RMSprop {RMSprop-updates:,.0f}, Adam "
-            "{Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. In the end, {SGD-accuracy:.1%} with SGD and "
-            "{AdamW-accuracy:.1%} with AdamW."
+            "Updates to a validation accuracy of 88 in 100, measured every 300 (3,000 if it is not reached): SGD "
+            "{SGD-updates:,.0f}, momentum {momentum-updates:,.0f}, Nesterov {Nesterov-updates:,.0f}, RMSprop "
+            "{RMSprop-updates:,.0f}, Adam {Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. In the end, "
+            "{SGD-accuracy:.1%} with SGD and {AdamW-accuracy:.1%} with AdamW."
         ),
         "How is a learning rate found?": (
             "By training with values a factor of three apart: for AdamW, the best was {AdamW-rate:.4f}, averaged over "

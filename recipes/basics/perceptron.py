@@ -56,9 +56,9 @@ PROMISE = {
         "How many mistakes does it make before it stops, and does it help to centre or scale the inputs?": (
             "{mistakes:.0f} in millimetres, on average over 20 orders of the examples; {scaled_mistakes:.0f} if each "
             "measurement is divided by its standard deviation, {centred_mistakes:.1f} if its mean is subtracted, and "
-            "{standardized_mistakes:.1f} if both are done. Novikoff's bound, the square of the longest input divided by "
-            "the margin, falls from {bound:,.0f} to {standardized_bound:.0f}. Starting from zero weights, a learning "
-            "rate would change the length of the weight vector, and not the line."
+            "{standardized_mistakes:.1f} if both are done. Novikoff's bound, the square of the longest input divided "
+            "by the margin, falls from {bound:,.0f} to {standardized_bound:.0f}. Starting from zero weights, a "
+            "learning rate would change the length of the weight vector, and not the line."
         ),
     },
 }
@@ -106,7 +106,7 @@ def load_data(hp, split):
 
 
 def learn(points, targets, count, seed):
-    """Rosenblatt's rule on points (N, 2): a misclassified one is added to the weights if its target is 1, else subtracted.
+    """Rosenblatt's rule on points (N, 2): adds a misclassified one to the weights if its target is 1, or subtracts it.
 
     Returns: for each epoch, a list of the weights (3,) after each mistake; it stops after an epoch without a mistake,
         or after `count` epochs.

@@ -4,7 +4,7 @@ Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 CPU min
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
 Published no figure that we know of for these two classes alone; 0.87 is the recipe's own aim
 Paper     none for the network. Muon, the optimizer: Jordan et al., https://kellerjordan.github.io/posts/muon/. Global
-          average pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: Selvaraju et al., https://arxiv.org/abs/1610.02391.
+          average pooling: https://arxiv.org/abs/1312.4400. Grad-CAM: https://arxiv.org/abs/1610.02391.
 Answers   What do learned filters add to hand-crafted features? 87.0% of the test images are classified correctly; with
           histograms of oriented gradients 69.6%.
           How well do a layer's feature maps tell cats from dogs? Logistic regression on their means gets 65.1% right
@@ -53,8 +53,8 @@ PROMISE = {
         ),
         "How do valid and same padding change size and cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
-            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy is "
-            "{valid padding/accuracy:.1%} instead of {accuracy:.1%}."
+            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy "
+            "is {valid padding/accuracy:.1%} instead of {accuracy:.1%}."
         ),
         "Max pooling, average pooling, or strides?": (
             "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}; strides need "

@@ -40,7 +40,9 @@ PROMISE = {
             "{fine-tuned-1000:.1%} and {scratch-1000:.1%}."
         ),
         "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
-        "Do frozen weights move?": "No: weights move by {frozen-weights-moved:g}, statistics by {frozen-statistics-moved:g}.",
+        "Do frozen weights move?": (
+            "No: weights move by {frozen-weights-moved:g}, statistics by {frozen-statistics-moved:g}."
+        ),
     },
 }
 TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}

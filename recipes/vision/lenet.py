@@ -46,8 +46,8 @@ PROMISE = {
             "classified correctly."
         ),
         "What does augmentation add?": (
-            "Without random shifts and rotations, {without augmentation/accuracy:.2%} of the test digits are classified "
-            "correctly, with them {accuracy:.2%}."
+            "Without random shifts and rotations, {without augmentation/accuracy:.2%} of the test digits are "
+            "classified correctly, with them {accuracy:.2%}."
         ),
     },
 }

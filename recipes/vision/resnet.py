@@ -7,10 +7,10 @@ Published 0.9400, airbench94, SGD for 10 epochs on an A100, trained on all 50,00
           image and no shortcuts: https://arxiv.org/abs/2404.00498; its version with Muon needs 8 epochs
 Paper     He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, https://arxiv.org/abs/1512.03385.
           The idea of shortcuts is theirs; here each skips a single convolution, and no ReLU follows the addition.
-          `vision.shortcuts` has their networks of 8 to 56 layers. From airbench and Page, How to Train Your ResNet, 2018:
-          fixed whitening filters, three wide stages of two convolutions, max pooling instead of strides, scaled logits,
-          label smoothing, six views of a test image (here probabilities are averaged, there logits); without airbench's
-          GELU, alternating flips or averaged weights. Muon: Jordan et al., https://kellerjordan.github.io/posts/muon/.
+          `vision.shortcuts` has their networks of 8 to 56 layers. From airbench and Page, How to Train Your ResNet,
+          2018: fixed whitening filters, three wide stages of two convolutions, max pooling instead of strides, scaled
+          logits, label smoothing, six views of a test image (here probabilities are averaged, there logits); without
+          airbench's GELU, alternating flips or averaged weights. Muon: https://kellerjordan.github.io/posts/muon/.
 Answers   What does a residual network add to a single convolution? It classifies 93.9% of the test images correctly;
           random patches as the filters of one convolution give 69.7%.
           What do the shortcuts add? not measured yet
@@ -45,11 +45,12 @@ PROMISE = {
     "data": ["cifar10"],
     "answers": {
         "What does a residual network add to a single convolution?": (
-            "It classifies {accuracy:.1%} of the test images correctly; random patches as the filters of one convolution "
-            "give {patches_accuracy:.1%}."
+            "It classifies {accuracy:.1%} of the test images correctly; random patches as the filters of one "
+            "convolution give {patches_accuracy:.1%}."
         ),
         "What do the shortcuts add?": (
-            "With them {accuracy:.2%} of the test images are classified correctly, {without shortcuts/accuracy:.2%} without."
+            "With them {accuracy:.2%} of the test images are classified correctly, "
+            "{without shortcuts/accuracy:.2%} without."
         ),
         "What do six views of an image add?": (
             "Averaging over shifts and flips, it classifies {accuracy:.1%} correctly; from one view, "
@@ -222,7 +223,7 @@ def evaluate(model, hp):
 
 
 def patches_accuracy(hp, images, labels):
-    """Ridge classification after Coates and Ng, 2011: whitened patches as filters, two-sided thresholds, means by quadrant."""
+    """Ridge classification after Coates and Ng, 2011: whitened patches as filters, thresholds, means by quadrant."""
     known, known_labels = read(hp, "train")
     corners = np.random.default_rng(0).integers(0, 27, (20 * hp["patches"], 2))
     patches = [known[number % len(known), top : top + 6, left : left + 6] for number, (top, left) in enumerate(corners)]
@@ -248,7 +249,7 @@ def patches_accuracy(hp, images, labels):
 
 
 def predict(model, assets, inputs):
-    """Classifies photos: each input is the path of an image file, each output a class and its probability, "frog (0.95)".
+    """Classifies photos: each input is an image file's path, each output a class and its probability, "frog (0.95)".
 
     The square in the middle is scaled to 32 x 32 pixels; there are no assets. Raises ValueError for a file that is not
     an image, or that shows nothing.

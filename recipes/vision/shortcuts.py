@@ -41,14 +41,15 @@ PROMISE = {
     "answers": {
         "How do shortcuts help deep networks?": (
             "Each block adds its result to its input, so input and gradient can bypass its convolutions. After as many "
-            "epochs, plain networks of 8, 20 and 56 layers classify {plain-8-accuracy:.1%}, {plain-20-accuracy:.1%} and "
-            "{plain-56-accuracy:.1%} of the test images correctly; with shortcuts, at the same cost, "
-            "{residual-8-accuracy:.1%}, {residual-20-accuracy:.1%} and {residual-56-accuracy:.1%}: depth costs them less."
+            "epochs, plain networks of 8, 20 and 56 layers classify {plain-8-accuracy:.1%}, {plain-20-accuracy:.1%} "
+            "and {plain-56-accuracy:.1%} of the test images correctly; with shortcuts, at the same cost, "
+            "{residual-8-accuracy:.1%}, {residual-20-accuracy:.1%} and {residual-56-accuracy:.1%}: depth costs them "
+            "less."
         ),
         "Is it overfitting that makes deep plain networks worse?": (
             "On the images that they were trained on, the plain network of 56 layers classifies "
-            "{plain-56-training-accuracy:.1%} correctly and that of 8 layers {plain-8-training-accuracy:.1%}: the deeper "
-            "one underfits, as in the paper after 164 epochs."
+            "{plain-56-training-accuracy:.1%} correctly and that of 8 layers {plain-8-training-accuracy:.1%}: the "
+            "deeper one underfits, as in the paper after 164 epochs."
         ),
         "What happens to the gradient?": (
             "Before training, at 56 layers, the norm of the gradient for the first convolution's weights is "
@@ -191,7 +192,7 @@ def gradient_norms(hp):
 
 
 def predict(model, assets, inputs):
-    """Classifies photos: each input is the path of an image file, each output a class and its probability, "frog (0.95)".
+    """Classifies photos: each input is an image file's path, each output a class and its probability, "frog (0.95)".
 
     The square in the middle is scaled to 32 x 32 pixels; there are no assets. Raises ValueError for a file that is not
     an image, or that shows nothing.

@@ -3,8 +3,8 @@
 Result    accuracy 0.8817 ± 0.0008 over 3 seeds, 9.1 minutes a run (12.8 CPU minutes) on 2 cores
 Baseline  logistic regression on the frozen base's features, same labels; regularization chosen on validation
 Published nothing for these two classes alone; 0.87 is the recipe's own aim
-Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; here with a quarter of the filters. Images of
-          32 x 32 pixels are enlarged first. ImageNet has many breeds of dogs, and cats. `--set base=MobileNetV2
+Paper     Howard et al.: MobileNets, 2017, https://arxiv.org/abs/1704.04861; here with a quarter of the filters. Images
+          of 32 x 32 pixels are enlarged first. ImageNet has many breeds of dogs, and cats. `--set base=MobileNetV2
           picture_size=224` takes a larger base of keras.applications.
 Answers   What is a pretrained base worth? With 20 labels and a frozen base, accuracy is 68.2% instead of 52.6% from
           scratch; with 9,000 and fine-tuned, 88.2% instead of 69.3% after as many passes (few; see `cats_vs_dogs`).
@@ -41,8 +41,8 @@ PROMISE = {
     "data": ["cifar10"],
     "answers": {
         "What is a pretrained base worth?": (
-            "With 20 labels and a frozen base, accuracy is {frozen-20:.1%} instead of {scratch-20:.1%} from scratch; with "
-            "9,000 and fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%} "
+            "With 20 labels and a frozen base, accuracy is {frozen-20:.1%} instead of {scratch-20:.1%} from scratch; "
+            "with 9,000 and fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%} "
             "after as many passes (few; see `cats_vs_dogs`)."
         ),
         "Frozen features or fine-tuning?": (
@@ -98,7 +98,7 @@ def configure(hp):
 
 
 def build_model(hp, name="transfer_learning", weights=None):
-    """Images (B, 32, 32, 3) of 0 to 255 to the probability of a dog (B, 1); with weights "imagenet", the base is frozen."""
+    """Images (B, 32, 32, 3) of 0 to 255 to the probability of a dog (B, 1); the base is frozen if pretrained."""
     size = hp["picture_size"]
     options = {"include_top": False, "weights": weights, "pooling": "avg", "name": "base"}
     base = BASES[hp["base"]](input_shape=(size, size, 3), **options)
