@@ -52,3 +52,11 @@ def test_of_a_photo_the_square_in_the_middle_is_kept_and_scaled(tmp_path, shape)
     found = images.load_photo(tmp_path / "halves.png", side=32)
     assert found.shape == (32, 32, 3) and found.dtype == "uint8"
     assert np.abs(found[:, :14] - np.array([250.0, 100.0, 0.0])).max() <= 3 and found[:, 18:].max() <= 3
+
+
+def test_oriented_gradients_ignore_brightness_and_contrast_but_not_direction():
+    vertical = np.tile(100.0 * (np.arange(28) % 8 < 4), (28, 1))[..., None]
+    found = images.oriented_gradients(np.stack([vertical, vertical.transpose(1, 0, 2), 2 * vertical + 20]))
+    assert found.shape == (3, 6 * 6 * 4 * 8)  # Blocks of 2 x 2 cells at 6 x 6 places, with eight orientations each.
+    np.testing.assert_allclose(found[0], found[2], atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.1
