@@ -1,24 +1,21 @@
-"""Inception, or GoogLeNet, which applies filters of several sizes side by side, classifies the garments of Fashion-MNIST.
+"""Inception (GoogLeNet), which applies filters of several sizes side by side, classifies the garments of Fashion-MNIST.
 
-Result    accuracy 0.9387 with one seed, 18.5 minutes a run (20.5 CPU minutes) on 2 cores
-Baseline  a support vector machine on the first 80 principal components of the pixels, without augmentation; in the table cited
-          below, one on histograms of oriented gradients reaches 0.926
+Result    accuracy 0.9388 ± 0.0012 over 3 seeds, 15.4 minutes a run (11.4 CPU minutes) on 1 core
+Baseline  a support vector machine on the first 160 principal components of the images' histograms of oriented gradients
+          (HOG), without augmentation
 Published 0.937, GoogLeNet in the table of https://github.com/zalandoresearch/fashion-mnist, which does not say that it
           averages over mirror images; the first answer has this recipe's accuracy without them
 Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.org/abs/1409.4842. Blocks of four branches
-          with their 1x1 reductions, and average pooling over the whole image at the end, are the paper's. Here there are
-          four blocks, not nine, and narrower ones, after a short stem, without auxiliary classifiers; batch
-          normalization follows each convolution; the training is modern: AdamW, a one-cycle learning rate and label
-          smoothing; and probabilities are averaged over an image and its mirror image, in the
-          paper over 144 crops and seven networks.
-Answers   What does Inception add to a support vector machine on pixels? It classifies 93.9% of the test images
-          correctly, the support vector machine 89.5%. Without averaging over each image and its mirror image, the
-          network classifies 93.6% correctly.
-          What are 1x1 convolutions for? Above all for narrowing the input of the 3x3 and 5x5 convolutions. With these
-          reductions the network has 558,202 parameters, an image takes 33,934,080 multiply-adds, and 93.87% of the test
-          images are classified correctly. Without them (the other 1x1 convolutions stay) it has 1,392,090 parameters,
-          an image takes 78,992,128 multiply-adds, and 93.86% are classified correctly: more than twice the
-          multiply-adds, and in accuracy no difference beyond the spread of the seeds.
+          with their 1x1 reductions, and average pooling over the whole image at the end, are the paper's. Here there
+          are four blocks, not nine, and narrower ones, after a short stem, without auxiliary classifiers; batch
+          normalization follows each convolution; the training is modern: Muon (Jordan et al., 2024,
+          https://kellerjordan.github.io/posts/muon/) for the convolutions and AdamW for the rest, a one-cycle learning
+          rate and label smoothing; and probabilities are averaged over an image and its mirror image, in the paper over
+          144 crops and seven networks.
+Answers   What does Inception add to a support vector machine on HOG features? It classifies 93.9% of the test images
+          correctly, the support vector machine 90.5%. Without averaging over each image and its mirror image, the
+          network classifies 93.7% correctly.
+          What are 1x1 convolutions for? not measured yet
 
     python -m recipes.vision.inception
     python -m recipes.vision.inception --try shoe.png
@@ -29,34 +26,33 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers, ops
-from sklearn import decomposition, pipeline, svm
+from sklearn import decomposition, pipeline, preprocessing, svm
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.images import load_object
+from common.images import load_object, oriented_gradients
 from common.metrics import multiply_adds
+from common.optimizers import Muon
 from common.plots import new, plain
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
-    "baseline": {"name": "a support vector machine", "metric": "support_vector_accuracy"},
+    "baseline": {"name": "HOG and a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.937, "source": "GoogLeNet in the Fashion-MNIST table"},
-    "tolerance": 0.005,  # For `verify`, since one seed shows no spread.
     "data": ["fashion_mnist"],
     "answers": {
-        "What does Inception add to a support vector machine on pixels?": (
+        "What does Inception add to a support vector machine on HOG features?": (
             "It classifies {accuracy:.1%} of the test images correctly, the support vector machine "
             "{support_vector_accuracy:.1%}. Without averaging over each image and its mirror image, the network "
             "classifies {unmirrored_accuracy:.1%} correctly."
         ),
         "What are 1x1 convolutions for?": (
             "Above all for narrowing the input of the 3x3 and 5x5 convolutions. With these reductions the network has "
-            "{parameters:,.0f} parameters, an image takes {multiply_adds:,.0f} multiply-adds, and {accuracy:.2%} of the "
-            "test images are classified correctly. Without them (the other 1x1 convolutions stay) it has "
+            "{parameters:,.0f} parameters, an image takes {multiply_adds:,.0f} multiply-adds, and {accuracy:.2%} of "
+            "the test images are classified correctly. Without them (the other 1x1 convolutions stay) it has "
             "{without reductions/parameters:,.0f} parameters, an image takes {without reductions/multiply_adds:,.0f} "
-            "multiply-adds, and {without reductions/accuracy:.2%} are classified correctly: more than twice the "
-            "multiply-adds, and in accuracy no difference beyond the spread of the seeds."
+            "multiply-adds, and {without reductions/accuracy:.2%} are classified correctly."
         ),
     },
 }
@@ -73,14 +69,14 @@ COLOURS = ("#94a3b8", "#1d4ed8", "#c2410c", "#0f766e")  # Of the branches.
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
-    hp.Int("epochs", 1, 60, default=10)
-    hp.Choice("batch_size", [64, 128, 256], default=128)
+    hp.Int("epochs", 1, 60, default=6)
+    hp.Choice("batch_size", [64, 128, 256], default=256)
     hp.Int("width", 2, 32, step=2, default=16)  # Filters of the first block's narrowest branch; 32 in the paper.
     hp.Int("blocks", 1, 9, default=4)  # 9 in the paper.
     hp.Boolean("reductions", default=True)  # 1x1 convolutions that narrow the input of the 3x3 and 5x5 ones.
     hp.Float("dropout", 0.0, 0.8, default=0.3)  # 0.4 in the paper.
-    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=4e-3)  # The peak of the one-cycle schedule.
-    hp.Float("weight_decay", 1e-4, 0.5, sampling="log", default=5e-2)
+    hp.Float("learning_rate", 1e-3, 0.1, sampling="log", default=3e-2)  # The peak of the one-cycle schedule.
+    hp.Float("weight_decay", 1e-3, 1.0, sampling="log", default=0.1)  # Of the convolutions.
     hp.Float("label_smoothing", 0.0, 0.2, default=0.1)
     hp.Float("shift", 0.0, 0.2, default=0.07)  # At most, as a share of the image's side: 0.07 is 2 pixels.
     return hp
@@ -127,7 +123,9 @@ def build_model(hp):
     model = keras.Model(images, logits, name="inception")
 
     model.compile(
-        optimizer=keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"]),
+        optimizer=Muon(
+            hp["learning_rate"], weight_decay=hp["weight_decay"], adam_lr_ratio=0.1, exclude_layers=["output"]
+        ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=hp["label_smoothing"]),
         metrics=["accuracy"],
         steps_per_execution=16,
@@ -168,13 +166,14 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """How many of the test images the model and the baseline classify correctly, and what the model costs."""
     (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
-    components = decomposition.PCA(min(80, len(known)), svd_solver="covariance_eigh")
-    baseline = pipeline.make_pipeline(components, svm.SVC(C=10, cache_size=1_000))  # 80 and 10: best on validation.
-    baseline.fit(known.reshape(len(known), -1), known_labels)
+    components = decomposition.PCA(min(160, len(known)), svd_solver="covariance_eigh")
+    classifier = svm.SVC(C=3, cache_size=1_000)  # 3, and 160 components: best on validation.
+    baseline = pipeline.make_pipeline(preprocessing.FunctionTransformer(oriented_gradients), components, classifier)
+    baseline.fit(known, known_labels)
     return {
         "accuracy": float(np.mean(classify(model, images)[0] == labels)),
         "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(images.reshape(len(images), -1), labels),
+        "support_vector_accuracy": baseline.score(images, labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
@@ -191,7 +190,7 @@ def classify(model, images):
 
 
 def predict(model, assets, inputs):
-    """Classifies garments: each input is the path of an image file, each output a name and its probability, "bag (0.998)".
+    """Classifies garments: each input is an image file's path, each output a name and its probability, "bag (0.998)".
 
     An image shows one garment, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
