@@ -28,7 +28,11 @@ def shuffle(dataset):
         return dataset.shuffle(size, seed=passes.assign_add(1), reshuffle_each_iteration=False)
 
     once = tf.data.Dataset.range(1).flat_map(one_pass)
-    return once.apply(tf.data.experimental.assert_cardinality(size))
+    options = tf.data.Options()
+    # The end of an iterator waits for TensorFlow's autotuning thread, which often sleeps on (2.21): epochs would take up
+    # to twice as long. There is little to tune, since the data are in memory.
+    options.autotune.enabled = False
+    return once.apply(tf.data.experimental.assert_cardinality(size)).with_options(options)
 
 
 shuffle.counters = []

@@ -157,3 +157,10 @@ def test_sums_are_right_and_no_split_holds_another_s():
             assert seen.setdefault(frozenset([first, second]), split) == split
     assert len(seen) == 60_000
     assert np.all(np.array([max(pair) for pair in seen]) < 1000)
+
+
+def test_batches_of_shuffled_data_are_not_autotuned():
+    # `AUTOTUNE` then leaves the buffer's size to `prefetch` itself.
+    batches = data.shuffle(tf.data.Dataset.range(10)).batch(2).prefetch(tf.data.AUTOTUNE)
+    assert batches.options().autotune.enabled is False
+    assert sorted(np.concatenate(list(batches.as_numpy_iterator()))) == list(range(10))
