@@ -29,8 +29,8 @@ def shuffle(dataset):
 
     once = tf.data.Dataset.range(1).flat_map(one_pass)
     options = tf.data.Options()
-    # The end of an iterator waits for TensorFlow's autotuning thread, which often sleeps on (2.21): epochs would take up
-    # to twice as long. There is little to tune, since the data are in memory.
+    # The end of an iterator waits for TensorFlow's autotuning thread, which often sleeps on (2.21): epochs would take
+    # up to twice as long. There is little to tune, since the data are in memory.
     options.autotune.enabled = False
     return once.apply(tf.data.experimental.assert_cardinality(size)).with_options(options)
 
