@@ -13,7 +13,7 @@ def shuffle(dataset):
 
     `Dataset.shuffle` counts the passes in its iterator, which a resumed run creates again; here variables count them,
     listed in `shuffle.counters` for all datasets. Call `keras.utils.set_random_seed` first, `cache()` before this
-    and `batch()` after. Raises ValueError if the cardinality is unknown.
+    and `batch()` after. Autotuning is off for all that follows. Raises ValueError if the cardinality is unknown.
     """
     size = dataset.cardinality()
     if size < 0:
@@ -29,8 +29,8 @@ def shuffle(dataset):
 
     once = tf.data.Dataset.range(1).flat_map(one_pass)
     options = tf.data.Options()
-    # The end of an iterator waits for TensorFlow's autotuning thread, which often sleeps on (2.21): epochs would take
-    # up to twice as long. There is little to tune, since the data are in memory.
+    # The end of an iterator waits for TensorFlow's autotuning thread, which often misses the signal to stop and sleeps
+    # on (2.21): an epoch could take twice as long. `prefetch(AUTOTUNE)` adapts its buffer without that thread.
     options.autotune.enabled = False
     return once.apply(tf.data.experimental.assert_cardinality(size)).with_options(options)
 

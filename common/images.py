@@ -1,4 +1,4 @@
-"""Pictures in: a file of one's own, in the form of the data set that a network was trained on."""
+"""Pictures in: a file of one's own, in the form of the data that a network was trained on; oriented gradients."""
 
 import keras
 import numpy as np

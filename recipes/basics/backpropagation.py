@@ -1,7 +1,7 @@
 """Backpropagation by hand, node by node, gives the gradients that TensorFlow gives, on a network for penguins.
 
 Result    agreeing decimals 7.567 ± 0.072 over 3 seeds, 0.1 minutes a run (0.0 CPU minutes) on 2 cores
-Baseline  finite differences of the fourth order, with the best of twelve step widths
+Baseline  finite differences of the fourth order, with the best of twelve step sizes
 Published the recipe's own aim, 5 agreeing decimals in float32, since nothing comparable is published
 Paper     Rumelhart, Hinton, Williams: Learning representations by back-propagating errors, 1986,
           https://doi.org/10.1038/323533a0; here with cross-entropy and three species of penguins
@@ -10,7 +10,7 @@ Answers   How does backpropagation get its gradients? Starting from the loss, ea
           35 gradients.
           How can one check them? Against another program: the gradients by hand and by GradientTape agree to 7.6
           decimals in float32 and to 15.8 in float64. Or by changing one weight at a time, which takes 140 forward
-          passes: at its best step width, that agrees to 5.4 and 12.5 decimals.
+          passes: at the best step size, this agrees to 5.4 decimals in float32, 12.5 in float64.
           Does training by hand end where `fit` ends? Yes: after the same steps of gradient descent, the weights agree
           to 6.6 decimals; `fit` classifies 100.0% of the test penguins correctly, and training by hand 100.0%.
 
@@ -46,8 +46,8 @@ PROMISE = {
         "How can one check them?": (
             "Against another program: the gradients by hand and by GradientTape agree to {agreeing_decimals:.1f} "
             "decimals in float32 and to {agreeing_decimals_float64:.1f} in float64. Or by changing one weight at a "
-            "time, which takes {forward_passes:.0f} forward passes: at its best step width, that agrees to "
-            "{finite_difference_decimals:.1f} and {finite_difference_decimals_float64:.1f} decimals."
+            "time, which takes {forward_passes:.0f} forward passes: at the best step size, this agrees to "
+            "{finite_difference_decimals:.1f} decimals in float32, {finite_difference_decimals_float64:.1f} in float64."
         ),
         "Does training by hand end where `fit` ends?": (
             "Yes: after the same steps of gradient descent, the weights agree to {weight_decimals:.1f} decimals; `fit` "

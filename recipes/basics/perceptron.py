@@ -106,7 +106,7 @@ def load_data(hp, split):
 
 
 def learn(points, targets, count, seed):
-    """Rosenblatt's rule on points (N, 2): adds a misclassified one to the weights if its target is 1, or subtracts it.
+    """Rosenblatt's rule on points (N, 2): adds a misclassified one to the weights if its target is 1, else subtracts.
 
     Returns: for each epoch, a list of the weights (3,) after each mistake; it stops after an epoch without a mistake,
         or after `count` epochs.

@@ -9,10 +9,16 @@ Answers   What do learned filters add to hand-crafted features? 87.0% of the tes
           histograms of oriented gradients 69.6%.
           How well do a layer's feature maps tell cats from dogs? Logistic regression on their means gets 65.1% right
           for the first layer (32 maps), 77.1% for the third (64) and 87.2% for the fifth (128).
-          How do valid and same padding change size and cost? not measured yet
-          Max pooling, average pooling, or strides? not measured yet
-          Does global pooling help against overfitting? not measured yet
-          What does augmentation add? not measured yet
+          How do valid and same padding change size and cost? The last maps are 8 pixels wide, with valid padding 1.
+          That takes 9,033,344 instead of 30,769,280 multiply-adds an image; accuracy is 86.5%, not 87.0%: no difference
+          beyond the spread of the seeds.
+          Max pooling, average pooling, or strides? Accuracy 87.0%, 87.9% and 86.5%, no difference beyond the spread of
+          the seeds; multiply-adds 30,769,280, with strides 21,848,192.
+          Does global pooling help against overfitting? Accuracy is 87.0% on test and 95.4% on train; with flattened
+          maps and 8,193 instead of 129 weights in the last layer, 87.7% and 95.9%: no difference beyond the spread of
+          the seeds.
+          What does augmentation add? Accuracy on test is 87.0% instead of 85.0%, on the training images 95.4% instead
+          of 100.0%.
 
     python -m recipes.vision.cats_vs_dogs
     python -m recipes.vision.cats_vs_dogs --try dog.png
@@ -54,16 +60,16 @@ PROMISE = {
         "How do valid and same padding change size and cost?": (
             "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
             "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy "
-            "is {valid padding/accuracy:.1%} instead of {accuracy:.1%}."
+            "is {valid padding/accuracy:.1%}, not {accuracy:.1%}: no difference beyond the spread of the seeds."
         ),
         "Max pooling, average pooling, or strides?": (
-            "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}; strides need "
-            "{strides/multiply_adds:,.0f} multiply-adds instead of {multiply_adds:,.0f}."
+            "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}, no difference beyond "
+            "the spread of the seeds; multiply-adds {multiply_adds:,.0f}, with strides {strides/multiply_adds:,.0f}."
         ),
         "Does global pooling help against overfitting?": (
-            "Accuracy {accuracy:.1%} on test, {train_accuracy:.1%} on train; with flattened maps and "
+            "Accuracy is {accuracy:.1%} on test and {train_accuracy:.1%} on train; with flattened maps and "
             "{flatten/head_parameters:,.0f} instead of {head_parameters:.0f} weights in the last layer, "
-            "{flatten/accuracy:.1%} and {flatten/train_accuracy:.1%}."
+            "{flatten/accuracy:.1%} and {flatten/train_accuracy:.1%}: no difference beyond the spread of the seeds."
         ),
         "What does augmentation add?": (
             "Accuracy on test is {accuracy:.1%} instead of {without augmentation/accuracy:.1%}, on the training images "
@@ -72,7 +78,7 @@ PROMISE = {
     },
 }
 TINY = {"examples": 40, "epochs": 2, "batch_size": 32, "filters": 8}
-VARIANTS = {
+VARIANTS = {  # At the learning rate of the recipe.
     "average pooling": {"pooling": "average"},
     "strides": {"pooling": "strides"},
     "flatten": {"head": "flatten"},
