@@ -5,7 +5,7 @@ Baseline  a support vector machine on the first 160 principal components of the 
           (HOG), without augmentation
 Published 0.926, a support vector machine on histograms of oriented gradients in the table of
           https://github.com/zalandoresearch/fashion-mnist, whose figures come from users and are not verified; AlexNet
-          with a triplet loss has 0.899 there. Here, 55,000 of the 60,000 images are for training; see the first answer
+          with a triplet loss has 0.899 there. Here, 55,000 of the 60,000 images are for training
 Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012,
           https://doi.org/10.1145/3065386. Five convolutions, overlapping pooling and dropout are the paper's. Here the
           first filters are 7 x 7 with stride 1, not 11 x 11 with stride 4, all layers are narrower, and none is split
