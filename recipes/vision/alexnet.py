@@ -15,8 +15,8 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
           Adam for the rest, a one-cycle learning rate and label smoothing. Probabilities are averaged over an image
           and its mirror image; in the paper, over five crops and their mirror images.
 Answers   What does AlexNet add to a support vector machine on HOG features? It classifies 93.00% of the test images
-          correctly, the support vector machine 90.46%, less than the published one, whose settings are not known.
-          Without averaging over each image and its mirror image, the network classifies 92.75% correctly.
+          correctly, the support vector machine 90.46%, less than the published one, whose settings we do not know.
+          Without averaging over each image and its mirror image, the network classifies 92.75%.
           Does overlapping pooling help? not measured yet
           What is dropout worth? not measured yet
           What does AlexNet cost? 1,027,074 parameters and 18,723,200 multiply-adds an image.
@@ -49,8 +49,8 @@ PROMISE = {
     "answers": {
         "What does AlexNet add to a support vector machine on HOG features?": (
             "It classifies {accuracy:.2%} of the test images correctly, the support vector machine "
-            "{support_vector_accuracy:.2%}, less than the published one, whose settings are not known. Without "
-            "averaging over each image and its mirror image, the network classifies {unmirrored_accuracy:.2%} correctly."
+            "{support_vector_accuracy:.2%}, less than the published one, whose settings we do not know. "
+            "Without averaging over each image and its mirror image, the network classifies {unmirrored_accuracy:.2%}."
         ),
         "Does overlapping pooling help?": (
             "With windows of 3 pixels, one more than their stride, {accuracy:.2%} of the test images are classified "
