@@ -17,8 +17,11 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
 Answers   What does AlexNet add to a support vector machine on HOG features? It classifies 93.00% of the test images
           correctly, the support vector machine 90.46%, less than the published one, whose settings we do not know.
           Without averaging over each image and its mirror image, the network classifies 92.75%.
-          Does overlapping pooling help? not measured yet
-          What is dropout worth? not measured yet
+          Does overlapping pooling help? With windows of 3 pixels, one more than their stride, 93.00% of the test images
+          are classified correctly; with windows of 2, 92.92%: no difference beyond the spread of the seeds.
+          What is dropout worth? With it, 95.24% of the training images and 93.00% of the test images are classified
+          correctly; without it, 95.97% and 93.61%. In a training as short as this one, and augmented, it costs
+          accuracy.
           What does AlexNet cost? 1,027,074 parameters and 18,723,200 multiply-adds an image.
 
     python -m recipes.vision.alexnet
@@ -54,12 +57,12 @@ PROMISE = {
         ),
         "Does overlapping pooling help?": (
             "With windows of 3 pixels, one more than their stride, {accuracy:.2%} of the test images are classified "
-            "correctly; with windows of 2, {plain pooling/accuracy:.2%}."
+            "correctly; with windows of 2, {plain pooling/accuracy:.2%}: no difference beyond the spread of the seeds."
         ),
         "What is dropout worth?": (
             "With it, {training_accuracy:.2%} of the training images and {accuracy:.2%} of the test images are "
             "classified correctly; without it, {without dropout/training_accuracy:.2%} and "
-            "{without dropout/accuracy:.2%}."
+            "{without dropout/accuracy:.2%}. In a training as short as this one, and augmented, it costs accuracy."
         ),
         "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image.",
     },
