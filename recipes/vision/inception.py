@@ -16,7 +16,11 @@ Paper     Szegedy et al.: Going Deeper with Convolutions, 2014, https://arxiv.or
 Answers   What does Inception add to a support vector machine on HOG features? It classifies 93.88% of the test images
           correctly, the support vector machine 90.46%. Without averaging over each image and its mirror image, the
           network classifies 93.69% correctly.
-          What are 1x1 convolutions for? not measured yet
+          What are 1x1 convolutions for? Above all for narrowing the input of the 3x3 and 5x5 convolutions. With these
+          reductions the network has 558,202 parameters, an image takes 33,934,080 multiply-adds, and 93.88% of the test
+          images are classified correctly. Without them (the other 1x1 convolutions stay) it has 1,392,090 parameters,
+          an image takes 78,992,128 multiply-adds, and 93.66% are classified correctly: more than twice the
+          multiply-adds, and in accuracy no difference beyond the spread of the seeds.
 
     python -m recipes.vision.inception
     python -m recipes.vision.inception --try shoe.png
@@ -53,7 +57,8 @@ PROMISE = {
             "{parameters:,.0f} parameters, an image takes {multiply_adds:,.0f} multiply-adds, and {accuracy:.2%} of "
             "the test images are classified correctly. Without them (the other 1x1 convolutions stay) it has "
             "{without reductions/parameters:,.0f} parameters, an image takes {without reductions/multiply_adds:,.0f} "
-            "multiply-adds, and {without reductions/accuracy:.2%} are classified correctly."
+            "multiply-adds, and {without reductions/accuracy:.2%} are classified correctly: more than twice the "
+            "multiply-adds, and in accuracy no difference beyond the spread of the seeds."
         ),
     },
 }
