@@ -340,6 +340,29 @@ def test_a_lost_mask_is_no_mask_and_an_explicit_one_makes_padding_weightless():
     assert not np.allclose(*outputs["none"], rtol=1e-2)
 
 
+def test_without_a_mask_the_recurrent_network_reads_padding():
+    recipe = importlib.import_module("recipes.recurrent.sentiment")
+    tokens = np.pad(np.arange(2, 12).reshape(2, 5), ((0, 0), (0, 11)))
+    for mask in (True, False):
+        keras.utils.set_random_seed(0)
+        model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "mask": mask}))
+        padded, cut = (call(model, [each]) for each in (tokens, tokens[:, :5]))
+        assert np.allclose(padded, cut, rtol=1e-5) == mask
+
+
+@pytest.mark.parametrize("name", ["recurrent.sentiment"])
+def test_the_bag_beside_the_network_is_the_linear_classifier(recipe, keras_run, hp):
+    counter, weights = recipe.bag(hp["examples"])
+    texts, labels = recipe.read("train", hp["examples"])
+    found = counter.transform(recipe.clean(texts).numpy())  # Its own count of what each review contains.
+    expected = found @ weights / np.sqrt(np.diff(found.indptr))
+    assert np.mean((expected > 0) == labels) > 0.95
+    words = recipe.vocabulary(hp["examples"], hp["vocabulary_size"])
+    inputs = [recipe.tokens_of(texts, words).to_tensor(), recipe.ngrams_of(texts, counter).to_tensor()]
+    _, log_odds = keras_run.model(inputs, training=False)
+    np.testing.assert_allclose(log_odds[:, 1], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_whitening_makes_the_colours_of_neighbouring_pixels_nearly_uncorrelated():
     recipe = importlib.import_module("recipes.vision.resnet")
     generator = np.random.default_rng(0)
