@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from common import data
 from common.cookbook import preparation
-from common.datasets import sums
+from common.datasets import stanford_sentiment_treebank, sums
 
 
 def order(dataset):
@@ -164,3 +164,20 @@ def test_batches_of_shuffled_data_are_not_autotuned():
     batches = data.shuffle(tf.data.Dataset.range(10)).batch(2).prefetch(tf.data.AUTOTUNE)
     assert batches.options().autotune.enabled is False
     assert sorted(np.concatenate(list(batches.as_numpy_iterator()))) == list(range(10))
+
+
+def test_a_tree_is_parsed_into_phrases_that_follow_their_parts():
+    # The file has a few no-break spaces, which belong to a word.
+    tree = stanford_sentiment_treebank.parse("(3 (1 (2 its) (4 (2 8\u00a01\\/2) (0 minutes))) (2 -LRB-))")
+    words = ["its", "8\u00a01/2", "minutes", "("]
+    assert tree["phrases"] == [*words, " ".join(words[1:3]), " ".join(words[:3]), " ".join(words)]
+    assert tree["children"].tolist() == [[1, 2], [0, 4], [5, 3]]
+    assert tree["levels"] == [0, 0, 0, 0, 1, 2, 3]
+    assert tree["labels"] == [2, 2, 0, 2, 4, 1, 3]
+    assert stanford_sentiment_treebank.parse("((a (great film)) .)")["children"].tolist() == [[1, 2], [0, 4], [5, 3]]
+
+
+@pytest.mark.parametrize("text", ["", "()", "a film", "(a great film)", "(a film", "(a film))", "(a film) (b c d)"])
+def test_text_that_is_no_binary_tree_is_refused(text):
+    with pytest.raises(ValueError, match="not a binary tree"):
+        stanford_sentiment_treebank.parse(text)
