@@ -1,6 +1,7 @@
 """What holds for every recipe. They are found by walking the folder; none can be left out in silence."""
 
 import ast
+import collections
 import importlib
 import io
 import json
@@ -307,6 +308,52 @@ def test_every_token_weighs_the_same_in_every_batch(recipe, tiny_run, hp):
         weights.append(found["loss"] / (nats * tokens))
     assert max(lengths) > 2 * min(lengths)
     np.testing.assert_allclose(weights, weights[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_trees_and_sequences_train_on_the_same_phrases_with_the_same_labels_and_weights(recipe, tiny_run):
+    seen, sentences, batches = {}, {}, {}
+    for network in ("tree", "sequence"):
+        hp = settings.build(recipe.configure, {**recipe.TINY, "network": network})
+        seen[network], sentences[network] = collections.Counter(), collections.Counter()
+        data = recipe.load_data(hp, "train")
+        batches[network] = int(data.cardinality())
+        for (words, roots, *rest), (labels, of_sentences), *weights in data.as_numpy_iterator():
+            if network == "tree":
+                places, *levels = rest
+                forest = [(word,) for word in words]
+                for children in levels:
+                    forest += [forest[left] + forest[right] for left, right in children]
+                phrases = [forest[place] for place in places]
+            else:
+                phrases = [tuple(row[row > 0]) for row in words]
+            for phrase, label, weight in zip(phrases, labels, weights[0] if weights else np.ones(len(labels))):
+                seen[network][phrase, label] += weight
+            sentences[network].update((phrases[root], label) for root, label in zip(roots, of_sentences))
+    assert seen["tree"] == pytest.approx(seen["sequence"])
+    assert len(seen["tree"]) > 50 and sentences["tree"] == sentences["sequence"]
+    # Where a bucket's phrases do not fill its last batch there is one more.
+    assert batches["tree"] <= batches["sequence"] <= batches["tree"] + len(recipe.BUCKETS) + 1
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_a_tree_is_judged_alike_alone_and_in_a_forest(recipe, tiny_run, hp):
+    inputs, _, _ = next(iter(recipe.load_data(hp, "validation")))
+    together = keras.ops.convert_to_numpy(keras.ops.softmax(tiny_run.model(inputs, training=False)[0]))
+    trees = recipe.read("validation", hp["examples"], hp["height"])
+    each = [{name: rows[place : place + 1] for name, rows in trees.items()} for place in range(len(inputs[1]))]
+    alone = np.concatenate([recipe.judge(tiny_run.model, recipe.assets(hp), tree) for tree in each])
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    assert len(each) > 1 and np.ptp(alone, axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_more_padding_changes_no_output_of_the_sequence_network(recipe, tiny_run):
+    hp = settings.build(recipe.configure, {**recipe.TINY, "network": "sequence"})
+    model = recipe.build_model(hp)
+    for (words, roots), _ in recipe.load_data(hp, "validation").as_numpy_iterator():
+        longer = np.pad(words, ((0, 0), (0, 5)))
+        np.testing.assert_allclose(call(model, [words, roots]), call(model, [longer, roots]), rtol=1e-4, atol=1e-6)
 
 
 def test_other_names_are_traded_one_for_one():
