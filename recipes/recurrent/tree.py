@@ -1,11 +1,12 @@
 """A Tree-LSTM reads sentences of film reviews along their parse trees and predicts the sentiment of every phrase.
 
-Result    accuracy 0.4659 ± 0.0035 over 3 seeds, 10.7 minutes a run (7.0 CPU minutes) on 1 core
+Result    accuracy 0.4725 ± 0.0023 over 3 seeds, 1.4 minutes a run (1.4 CPU minutes) on 1 core
 Baseline  logistic regression on TF-IDF of words and pairs of words, with the same phrases and labels as the networks
 Published RNTN 0.457, no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here
 Answers   Does a tree beat a sequence? not measured yet
-          How far does a bag of words get? not measured yet
+          How far does a bag of words get? Logistic regression gets 43.8% of the sentences and 64.4% of all phrases
+          right.
 
     python -m recipes.recurrent.tree
     python -m recipes.recurrent.tree --try "((a (great film)) .)" "A great film."
