@@ -30,7 +30,7 @@ def shuffle(dataset):
     once = tf.data.Dataset.range(1).flat_map(one_pass)
     options = tf.data.Options()
     # The end of an iterator waits for TensorFlow's autotuning thread, which often misses the signal to stop and sleeps
-    # on (2.21): an epoch could take twice as long. `prefetch(AUTOTUNE)` adapts its buffer without that thread.
+    # on (2.21), which prolongs epochs. `prefetch(AUTOTUNE)` adapts its buffer without that thread.
     options.autotune.enabled = False
     return once.apply(tf.data.experimental.assert_cardinality(size)).with_options(options)
 

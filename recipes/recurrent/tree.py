@@ -5,7 +5,7 @@ Baseline  logistic regression on TF-IDF of words and pairs of words, with the sa
 Published RNTN 0.457, no pretrained vectors; Socher et al. 2013, https://aclanthology.org/D13-1170
 Paper     Tai, Socher, Manning, 2015, https://arxiv.org/abs/1503.00075: constituency version; no pretrained vectors here
 Answers   Does a tree beat a sequence? The Tree-LSTM gets 47.3% of the test sentences and 65.9% of all phrases right, a
-          bidirectional LSTM, after as many epochs, 45.7% and 65.5%.
+          bidirectional LSTM, after as many epochs and at the same learning rate, 45.7% and 65.5%.
           How far does a bag of words get? Logistic regression gets 43.8% of the sentences and 64.4% of all phrases
           right.
 
@@ -39,7 +39,8 @@ PROMISE = {
     "answers": {
         "Does a tree beat a sequence?": (
             "The Tree-LSTM gets {accuracy:.1%} of the test sentences and {phrase_accuracy:.1%} of all phrases right, a "
-            "bidirectional LSTM, after as many epochs, {sequence/accuracy:.1%} and {sequence/phrase_accuracy:.1%}."
+            "bidirectional LSTM, after as many epochs and at the same learning rate, {sequence/accuracy:.1%} and "
+            "{sequence/phrase_accuracy:.1%}."
         ),
         "How far does a bag of words get?": (
             "Logistic regression gets {linear_accuracy:.1%} of the sentences and {linear_phrase_accuracy:.1%} of all "

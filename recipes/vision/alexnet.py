@@ -16,7 +16,7 @@ Paper     Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convo
           and its mirror image; in the paper, over five crops and their mirror images.
 Answers   What does AlexNet add to a support vector machine on HOG features? It classifies 93.00% of the test images
           correctly, the support vector machine 90.46%, less than the published one, whose settings we do not know.
-          Without averaging over each image and its mirror image, the network classifies 92.75%.
+          Without averaging over each image and its mirror image, the network gets 92.75% right.
           Does overlapping pooling help? With windows of 3 pixels, one more than their stride, 93.00% of the test images
           are classified correctly; with windows of 2, 92.92%: no difference beyond the spread of the seeds.
           What is dropout worth? With it, 95.24% of the training images and 93.00% of the test images are classified
@@ -53,7 +53,7 @@ PROMISE = {
         "What does AlexNet add to a support vector machine on HOG features?": (
             "It classifies {accuracy:.2%} of the test images correctly, the support vector machine "
             "{support_vector_accuracy:.2%}, less than the published one, whose settings we do not know. "
-            "Without averaging over each image and its mirror image, the network classifies {unmirrored_accuracy:.2%}."
+            "Without averaging over each image and its mirror image, the network gets {unmirrored_accuracy:.2%} right."
         ),
         "Does overlapping pooling help?": (
             "With windows of 3 pixels, one more than their stride, {accuracy:.2%} of the test images are classified "
