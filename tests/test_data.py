@@ -177,7 +177,9 @@ def test_a_tree_is_parsed_into_phrases_that_follow_their_parts():
     assert stanford_sentiment_treebank.parse("((a (great film)) .)")["children"].tolist() == [[1, 2], [0, 4], [5, 3]]
 
 
-@pytest.mark.parametrize("text", ["", "()", "a film", "(a great film)", "(a film", "(a film))", "(a film) (b c d)", "(() a film)"])
+@pytest.mark.parametrize(
+    "text", ["", "()", "a film", "(a great film)", "(a film", "(a film))", "(a film) (b c d)", "(() a film)"]
+)
 def test_text_that_is_no_binary_tree_is_refused(text):
     with pytest.raises(ValueError, match="not a binary tree"):
         stanford_sentiment_treebank.parse(text)
