@@ -61,15 +61,16 @@ def main(arguments=None):
             write_tables()
         else:
             list_recipes()
-        sys.stdout.flush()
     except BrokenPipeError:  # `python -m recipes | head` closes the pipe early.
-        output.discard()
+        return 1
     except KeyboardInterrupt:
         print("python -m recipes: stopped", file=sys.stderr)
         return 2
     except errors.RecipeError as error:
         print(f"python -m recipes: {output.printable(error)}", file=sys.stderr)
         return 2
+    finally:
+        output.finish()
     return 0
 
 

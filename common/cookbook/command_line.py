@@ -104,13 +104,14 @@ def main(name, arguments=None):
     except KeyboardInterrupt:
         sys.exit(f"{entry.name}: stopped; {again}")
     except BrokenPipeError:
-        output.discard()
         sys.exit(f"{entry.name}: stopped, since nothing reads the output; {again}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"{entry.name}: the disk is full{where}: free some space, then {again}")
+    finally:
+        output.finish()
 
 
 def folder(values):

@@ -14,9 +14,12 @@ def prepare():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def discard():
-    """Gives up a standard output that nothing reads any more: Python would complain when it flushes it at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def finish():
+    """Flushes standard output; if nothing reads it any more, gives it up, or Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def printable(text):
