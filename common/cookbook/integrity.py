@@ -4,7 +4,6 @@ import functools
 import hashlib
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import resource
@@ -57,7 +56,8 @@ def check_prepared(builder):
 def is_whole(path, length):
     """Whether a file of records has `length` of them, none of them damaged; every file is read once in a process."""
     try:
-        return int(tf.data.TFRecordDataset(path).reduce(np.int64(0), lambda count, _: count + 1)) == length
+        # Counting one record at a time would take ten times as long.
+        return sum(map(len, tf.data.TFRecordDataset(path, buffer_size=2**20).batch(1024))) == length
     except tf.errors.OpError:
         return False
 
