@@ -60,25 +60,41 @@ class Throughput(keras.callbacks.Callback):
 
 
 class Diverged(ArithmeticError):
-    """The loss is NaN or infinite."""
+    """The loss is NaN or infinite, or a weight is."""
 
 
 class StopAtNaN(keras.callbacks.Callback):
-    """Stops a fit whose loss is NaN or infinite, before anything is saved.
+    """Stops a fit that has diverged; in the list of callbacks it must stand before those that save an epoch.
 
     Raises:
-        Diverged: names the epoch and the step.
+        Diverged: names the epoch, and the steps if it was during training.
     """
 
+    REMEDY = "lower the learning rate, or clip the gradients"
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+        self.epoch, self.first_step = epoch, 1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.first_step = batch + 1
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(logs.get("loss", 0.0)):
-            raise Diverged(
-                f"the loss is {logs['loss']} at step {batch + 1} of epoch {self.epoch + 1}: "
-                "lower the learning rate, or clip the gradients"
-            )
+        # With several steps per execution, Keras counts past the end of the epoch, and shows the loss after the last.
+        last_step = min(batch + 1, self.params["steps"] or batch + 1)
+        steps = f"step {last_step}" if last_step == self.first_step else f"steps {self.first_step} to {last_step}"
+        self.check("loss", logs, f"in {steps} of epoch {self.epoch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        where = f"at the end of epoch {epoch + 1}"
+        for name in ("loss", "val_loss"):
+            self.check(name, logs, where)
+        # No training loss of this epoch shows what its last step did to the weights.
+        if not all(np.isfinite(keras.ops.convert_to_numpy(each)).all() for each in self.model.trainable_weights):
+            raise Diverged(f"weights are NaN or infinite {where}: {self.REMEDY}")
+
+    def check(self, name, logs, where):
+        if not np.isfinite(logs.get(name, 0.0)):
+            raise Diverged(f"the {name} is {logs[name]} {where}: {self.REMEDY}")
 
 
 class Progress(keras.callbacks.ProgbarLogger):
@@ -168,14 +184,14 @@ class Resume(History):
         return {f"{name}/{index}": each for name, group in groups.items() for index, each in enumerate(group)}
 
     def load(self):
-        """Sets every variable to its saved value; returns the rest of the saved state."""
-        with np.load(self.path) as saved:
-            for name, variable in self.variables().items():
-                if name in saved:
-                    variable.assign(saved[name])
-                elif variable.name != "learning_rate":
-                    raise ValueError(f"{self.path} lacks {variable.path}: the model has changed since")
-            return json.loads(str(saved["state"]))
+        """Sets every variable to its saved value; returns the rest of the saved state; raises BrokenBackup."""
+        state, arrays = read_backup(self.path)
+        for name, variable in self.variables().items():
+            if name in arrays and arrays[name].shape == tuple(variable.shape):
+                variable.assign(arrays[name])
+            elif variable.name != "learning_rate":
+                raise BrokenBackup(f"{self.path} does not fit {variable.path}: the model has changed since")
+        return state
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -209,12 +225,28 @@ class Resume(History):
         self.model._initial_epoch = None
 
 
+class BrokenBackup(Exception):
+    """A file that `Resume` saved is damaged, or belongs to another model."""
+
+
+def read_backup(path):
+    """What `Resume` saved: the state, a dictionary, and {name: array}; raises BrokenBackup."""
+    try:
+        with np.load(path) as saved:
+            arrays = dict(saved)
+        state = json.loads(str(arrays.pop("state")))
+        missing = {"epochs", "history", "passes", "elapsed"} - set(state)
+    except Exception as error:  # Damaged bytes raise nearly any class.
+        raise BrokenBackup(f"{path} is damaged") from error
+    if missing:
+        raise BrokenBackup(f"{path} is damaged")
+    return state, arrays
+
+
 def elapsed_so_far(directory):
     """The time taken by the run whose backups are in `directory`, {"seconds", "cpu_seconds"}; zeros if it has none."""
     elapsed = [{"seconds": 0.0, "cpu_seconds": 0.0}]
-    for path in directory.glob("*.npz"):
-        with np.load(path) as saved:
-            elapsed.append(json.loads(str(saved["state"]))["elapsed"])
+    elapsed += [read_backup(path)[0]["elapsed"] for path in directory.glob("*.npz")]
     return max(elapsed, key=lambda each: each["seconds"])
 
 

@@ -1,22 +1,38 @@
 """Atomic writes: a file is complete, or it is not there."""
 
+import contextlib
 import json
 import os
+import pathlib
+import tempfile
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields where to write a file that then replaces `path` at once: a kill leaves either the old or the new one.
+
+    path: a `pathlib.Path`; its directory is created.
+
+    Raises:
+        OSError: names `path` where the system names no file, as it does when the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(".unfinished", f"{path.name}.", path.parent) as folder:
+            unfinished = pathlib.Path(folder, path.name)
+            yield unfinished
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def replace(path, write):
-    """Writes a file under another name, then renames it, so that a kill leaves either the old or the new one.
-
-    path: a `pathlib.Path`; its directory is created.
-    write: a function that is called with the open binary file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    with open(unfinished, "wb") as file:
+    """Replaces a file atomically; `write` is a function that is called with the open binary file."""
+    with replacing(path) as unfinished, open(unfinished, "wb") as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
 
 
 def write_text(path, text):

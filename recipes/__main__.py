@@ -2,17 +2,20 @@
 
 import argparse
 import importlib
-import os
 import sys
 
-from common.cookbook import catalogue, command_line, copying, errors, pages, results
+from common.cookbook import catalogue, command_line, copying, errors, output, pages, results
 
 
 def list_recipes():
     """Prints every recipe with its description, data and measured result."""
     for entry in catalogue.entries():
-        measured = results.result_line(entry.results) if entry.results else "not measured yet"
-        print(f"{entry.name}\n    {entry.sentence}\n    {', '.join(entry.promise['data'])}: {measured}")
+        try:
+            measured = results.result_line(entry.results) if entry.results else "not measured yet"
+        except errors.Damaged as error:
+            measured = error
+        told = f"{entry.name}\n    {entry.sentence}\n    {', '.join(entry.promise['data'])}: {measured}"
+        print(output.printable(told))
 
 
 def verify(name):
@@ -48,6 +51,7 @@ def main(arguments=None):
     again.add_argument("name", metavar="CHAPTER.NAME", help="the recipe, such as vision.lenet")
     commands.add_parser("table", help="update the pages, the README's table, and the docstrings' results and answers")
     options = parser.parse_args(arguments)
+    output.prepare()
     try:
         if options.command == "copy":
             print(copying.copy(catalogue.entry(options.name), options.file))
@@ -57,12 +61,16 @@ def main(arguments=None):
             write_tables()
         else:
             list_recipes()
-            sys.stdout.flush()
     except BrokenPipeError:  # `python -m recipes | head` closes the pipe early.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except errors.RecipeError as error:
-        print(f"python -m recipes: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("python -m recipes: stopped", file=sys.stderr)
         return 2
+    except errors.RecipeError as error:
+        print(f"python -m recipes: {output.printable(error)}", file=sys.stderr)
+        return 2
+    finally:
+        output.finish()
     return 0
 
 

@@ -194,8 +194,9 @@ def test_variants_change_the_run_that_they_are_compared_with(tmp_path, tiny_runs
     files.write_json(tmp_path / "results.json", measured)
     trained = []
 
-    def execute(entry, recipe, values, seeds, *others, **options):
+    def execute(entry, recipe, values, seeds, out, *others, record, **options):
         trained.append((values, seeds))
+        record(measured, out)
         return measured
 
     monkeypatch.setattr(runs, "execute", execute)
@@ -223,10 +224,11 @@ def test_a_variant_within_the_spread_is_trained_from_the_other_seeds_too(
     files.write_json(tmp_path / "results.json", recorded)
     trained = []
 
-    def execute(entry, recipe, values, seeds, *others, **options):
+    def execute(entry, recipe, values, seeds, out, *others, record, **options):
         trained.append(seeds)
         values = [near + 0.001 * seed for seed in seeds]
         metrics = {"metrics": {**measured["metrics"], name: values[0]}, "metrics_by_seed": {name: values}}
+        record({**measured, **metrics, "seeds": seeds}, out)
         return {**measured, **metrics, "seeds": seeds}
 
     monkeypatch.setattr(runs, "execute", execute)

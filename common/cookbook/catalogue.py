@@ -87,7 +87,7 @@ class Entry:
     @property
     def results(self):
         """The recorded results, None before the first full run."""
-        return results.read_json(self.directory / "results.json")
+        return results.read(self.directory / "results.json")
 
 
 def entries():

@@ -1,15 +1,17 @@
 """The command line of a recipe. TensorFlow is imported only by the commands that need it, which `--help` does not."""
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import importlib
 import os
 import pathlib
 import shlex
+import signal
 import sys
 
-from common.cookbook import catalogue, errors, results
+from common.cookbook import catalogue, errors, output, results
 
 TUNERS = ("random", "bayesian", "hyperband")
 
@@ -47,6 +49,7 @@ def parser(entry):
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
     add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
     add("--tuner", choices=TUNERS, default="random", help="search strategy, random by default")
+    add("--record", action="store_true", help="make the finished run the record, which is part of the repository")
     add("--out", type=pathlib.Path, metavar="DIR", help="output directory")
     return parser
 
@@ -83,20 +86,32 @@ def main(name, arguments=None):
     """Runs the recipe module `name` ("recipes.vision.lenet") as its command line says; reports errors in one line."""
     import tensorflow as tf
 
+    output.prepare()
     entry = catalogue.entry(name.removeprefix("recipes."))
     # The file runs as `__main__`; what it saves must refer to its classes by the name of the imported module.
     recipe = importlib.import_module(name)
     # Several fits in one run are intended, but TensorFlow would warn that each is traced again.
     tf.get_logger().setLevel("ERROR")
     options = parser(entry).parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a run as Ctrl-C does.
+    resumes = not (options.search or options.record or getattr(options, "inputs", None) is not None)
+    again = f"repeat the command{' with --resume' if resumes else ''} to go on"
     try:
         dispatch(entry, recipe, options)
+        sys.stdout.flush()
     except errors.RecipeError as error:
-        sys.exit(f"{entry.name}: {error}")
+        sys.exit(f"{entry.name}: {output.printable(error)}")
+    except KeyboardInterrupt:
+        sys.exit(f"{entry.name}: stopped; {again}")
+    except BrokenPipeError:
+        sys.exit(f"{entry.name}: stopped, since nothing reads the output; {again}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"{entry.name}: the disk is full; free some space, then rerun with --resume ({error.filename or ''})")
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"{entry.name}: the disk is full{where}: free some space, then {again}")
+    finally:
+        output.finish()
 
 
 def folder(values):
@@ -107,23 +122,30 @@ def folder(values):
 
 def dispatch(entry, recipe, options):
     """Does what the command line asks for."""
-    from common.cookbook import runs, search, settings, trying
+    from common.cookbook import locking, recording, runs, search, settings, trying
 
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
-    out = options.out or entry.directory / ("tiny" if options.tiny else folder(given))
+    out = options.out or entry.directory / ("tiny" if options.tiny else folder(given) if given else "run")
     own = options.out is None
     if options.search:
-        search.search(entry, recipe, values, options, out / "search" / options.tuner)
+        directory = out / "search" / options.tuner
+        # Workers share the directory of their chief, which holds it.
+        is_worker = "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
+        with contextlib.nullcontext() if is_worker else locking.locked(directory):
+            search.search(entry, recipe, values, options, directory)
     elif options.variants:
-        runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
+        runs.compare_variants(entry, recipe, values, options.seed, out, options.resume, own)
+    elif options.record:
+        print(recording.record(entry, recipe, out))
     elif getattr(options, "inputs", None) is not None:
-        trying.try_model(recipe, out, options.inputs, run_command(entry, options))
+        recorded = own and not values and not (out / "model.keras").exists()
+        directory = entry.directory if recorded else out
+        trying.try_model(recipe, directory, options.inputs, run_command(entry, options))
     else:
         seeds = list(range(options.seed, options.seed + options.seeds))
         measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
         results.report(measured, out)
-        results.record(measured, out)
         print(what_next(entry, options, out))
 
 
@@ -140,6 +162,10 @@ def what_next(entry, options, out):
     command = run_command(entry, options)
     tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
     lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
+    if out == entry.directory / "run":
+        lines.insert(
+            1, f"The record in {entry.directory} is unchanged; `{command} --record` makes this run the record."
+        )
     if hasattr(options, "inputs"):
         lines.append(f"  {command} --try{entry.example}")
     if entry.constant("VARIANTS", {}):

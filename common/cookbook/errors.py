@@ -3,3 +3,7 @@
 
 class RecipeError(Exception):
     """Reported in one line, without a traceback: what was wrong, and what to do."""
+
+
+class Damaged(RecipeError):
+    """A file does not hold what was written to it."""

@@ -1,18 +1,25 @@
 """Prepares a recipe's data before the seed is set, since preparing data changes the random state."""
 
+import errno
 import pathlib
 import random
 import urllib.error
 import urllib.request
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import download_manager, resource
+from tensorflow_datasets.core.download import download_manager
 
-from common.cookbook import errors
+from common.cookbook import errors, integrity
 
 # Errors of the network or the disk; any other is a bug in a dataset builder, and no reason to skip its tests.
-FAILURES = (OSError, tfds.download.DownloadError, download_manager.NonMatchingChecksumError)
+FAILURES = (
+    OSError,
+    tf.errors.ResourceExhaustedError,
+    tfds.download.DownloadError,
+    download_manager.NonMatchingChecksumError,
+)
 ENVIRONMENT = "environment/"  # A reinforcement-learning environment; there is nothing to prepare.
 
 
@@ -45,34 +52,52 @@ def prepare_one(name):
 
     Raises:
         Unavailable: the message names the data set, its size, where TFDS looks, and what to do.
+        errors.Damaged: a file that was downloaded or prepared before is damaged.
     """
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         raise Unavailable(f"TFDS has no data set {name!r}") from error
+    except Exception as error:  # TFDS changes the classes of what reading a damaged file raises.
+        integrity.blame_files(name, error)
+        raise
     ready = pathlib.Path(builder.data_path, "dataset_info.json")
-    if ready.exists():
-        return
-    downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+    if not ready.exists():
+        integrity.check_downloads(builder)
+        download_and_prepare(builder, ready)
+    integrity.check_prepared(builder)
+
+
+def download_and_prepare(builder, ready):
+    """Prepares the data of a builder, until the file `ready` exists; raises as `prepare_one` does."""
     missing = {
         url: info.size
         for url, info in (builder.url_infos or {}).items()
-        if not (downloads / resource.get_dl_fname(url, info.checksum)).exists()
+        if not integrity.cached(builder, url, info.checksum)
     }
     name, size = builder.info.full_name, f"{sum(missing.values()) / 2**20:.1f} MiB"
     try:
         for url in list(missing)[:1]:
-            print(f"{name}: downloading {size} to {downloads}")
+            print(f"{name}: downloading {size} to {builder.data_dir_root}/downloads")
             reach(url)
         builder.download_and_prepare()
     except FAILURES as error:
         if ready.exists():  # Another process prepared it in the meantime.
             return
+        if is_full_disk(error):
+            where = getattr(error, "filename", None) or builder.data_dir_root
+            raise errors.RecipeError(f"the disk is full ({where}): free some space, then rerun this") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(
             f"data set {name} ({size} to download) is not in {builder.data_path} and could not be prepared: {reason}; "
             f"rerun this with a network connection, or copy the prepared data there (or set TFDS_DATA_DIR)"
         ) from error
+
+
+def is_full_disk(error):
+    """Whether an error of Python, of TensorFlow or of TFDS, which checks before it downloads, means a full disk."""
+    told = "Not enough disk space" in str(error) or isinstance(error, tf.errors.ResourceExhaustedError)
+    return told or getattr(error, "errno", None) == errno.ENOSPC
 
 
 def reach(url):

@@ -1,15 +1,54 @@
 """What a run measured: its results file, and its figures as text. No TensorFlow here."""
 
 import json
-import os
 import statistics
 
 from common import files
+from common.cookbook import errors
+
+NUMBER = (int, float)
+RUN = {"recipe": str, "hyperparameters": dict, "seeds": list}  # What the file of an unfinished run contains.
+RESULTS = {
+    **RUN,
+    "figure": {"name": str, "better": str, "mean": NUMBER, "sd": NUMBER, "values": list},
+    "metrics": dict,
+    "baseline": {"name": str, "value": NUMBER},
+    "published": {"value": NUMBER, "source": str},
+    "tolerance": NUMBER,
+    "seconds": NUMBER,
+    "machine": {"cores": int},
+}
 
 
-def read_json(path):
-    """The content of a JSON file, None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def read_json(path, shape=dict):
+    """The content of a JSON file, None if there is no such file.
+
+    shape: the type of the content or, for a dictionary, {key: shape of its value}; other keys may be there too.
+
+    Raises:
+        errors.Damaged: the file contains something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not fits(content, shape):
+        raise errors.Damaged(f"{path} is damaged: restore it, or delete it")
+    return content
+
+
+def fits(value, shape):
+    """Whether a value is of a type or, if `shape` is a dictionary, has its keys with values that fit."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and fits(value[key], each) for key, each in shape.items())
+    return isinstance(value, shape)
+
+
+def read(path):
+    """The results in a file, None if there is no such file; raises errors.Damaged."""
+    return read_json(path, RESULTS)
 
 
 def score(histories, monitor):
@@ -151,21 +190,29 @@ def report(results, out):
     print(f"{results['seconds']:.0f} seconds a run; files in {out}")
 
 
-def record(results, out):
-    """Makes `run.json` the recorded `results.json`, unless the latter has more seeds with the same hyperparameters."""
-    recorded = read_json(out / "results.json")
-    keep_record = (
-        recorded
+def outnumbers(recorded, results):
+    """Whether recorded results have the same hyperparameters as others and more seeds."""
+    return (
+        bool(recorded)
         and recorded["hyperparameters"] == results["hyperparameters"]
         and len(recorded["seeds"]) > len(results["seeds"])
     )
-    if keep_record:
+
+
+def record(results, out):
+    """Writes `results.json`, or `run.json` beside it if the recorded results have more seeds.
+
+    Variants that were compared with a run of the same hyperparameters are kept.
+    """
+    recorded = read(out / "results.json")
+    if outnumbers(recorded, results):
+        files.write_json(out / "run.json", results)
         print(f"The recorded figure is {spread(recorded['figure'])}; this run's results are in run.json.")
-    elif recorded and "variants" in recorded and recorded["hyperparameters"] == results["hyperparameters"]:
-        files.write_json(out / "results.json", {**results, "variants": recorded["variants"]})
-        (out / "run.json").unlink()
-    else:
-        os.replace(out / "run.json", out / "results.json")
+        return
+    if recorded and "variants" in recorded and recorded["hyperparameters"] == results["hyperparameters"]:
+        results = {**results, "variants": {**recorded["variants"], **results.get("variants", {})}}
+    files.write_json(out / "results.json", results)
+    (out / "run.json").unlink(missing_ok=True)
 
 
 def merge(first, rest):
@@ -182,7 +229,7 @@ def merge(first, rest):
 
 def add_variant(out, name, values, variant):
     """Adds a variant's results to the `results.json` in `out`."""
-    results = read_json(out / "results.json")
+    results = read(out / "results.json")
     chosen = ("metrics", "metrics_by_seed", "seconds", "cpu_seconds", "examples_per_second", "seeds")
     results.setdefault("variants", {})[name] = {"values": values, **{key: variant[key] for key in chosen}}
     files.write_json(out / "results.json", results)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import callbacks, data, files, plots
-from common.cookbook import answers, errors, preparation, results, settings
+from common.cookbook import answers, errors, locking, output, preparation, results, settings
 
 
 def clocks():
@@ -38,12 +38,12 @@ class Run:
         self.resume = callbacks.Resume(backup, self.stages, self.elapsed, resume)
         self.callbacks = [
             callbacks.Throughput(),
+            callbacks.StopAtNaN(),
             self.resume,
             keras.callbacks.LambdaCallback(
                 on_epoch_end=lambda epoch, logs: write_history(out / "history.csv", histories)
             ),
             callbacks.Logs(out / "logs" / f"seed-{seed}"),
-            callbacks.StopAtNaN(),
             callbacks.Progress(),
         ]
 
@@ -65,8 +65,8 @@ class Run:
 
 def save_model(model, path):
     """Saves for inference: without optimizer, loss and metrics, so that a default `load_model` needs none of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keras.Model(model.inputs, model.outputs, name=model.name).save(path)
+    with files.replacing(path) as unfinished:
+        keras.Model(model.inputs, model.outputs, name=model.name).save(unfinished)
 
 
 def write_history(path, histories):
@@ -119,13 +119,23 @@ def claim(out, entry, identity, resume, own):
     Raises:
         errors.RecipeError: the directory contains a run of another recipe or setting, or there is nothing to resume.
     """
-    recorded = results.read_json(out / "results.json")
+    try:
+        recorded = results.read(out / "results.json")
+    except errors.Damaged:
+        recorded = None
+        os.replace(out / "results.json", out / "results-damaged.json")
+        print(f"{out / 'results.json'} is damaged; it was moved to {out / 'results-damaged.json'}.")
     if recorded and recorded["recipe"] != entry.name:
         raise errors.RecipeError(f"{out} contains results of {recorded['recipe']}: choose another --out")
     if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
         raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
-    started = results.read_json(backup / "run.json")
+    try:
+        started = results.read_json(backup / "run.json", results.RUN)
+    except errors.Damaged:
+        if resume:
+            raise
+        started = None
     if resume and not started:
         raise errors.RecipeError(f"nothing to resume in {out}: start without --resume")
     if resume:
@@ -135,11 +145,12 @@ def claim(out, entry, identity, resume, own):
         return
     if started and started["recipe"] != entry.name:
         raise errors.RecipeError(f"{out} contains an unfinished run of {started['recipe']}: choose another --out")
-    if started:
+    if backup.exists():
         previous = out / "backup-previous"
         shutil.rmtree(previous, ignore_errors=True)
         backup.rename(previous)
-        print(f"An unfinished run was moved to {previous}; --resume would have continued it.")
+        told = "--resume would have continued it" if started else "it could not be resumed"
+        print(f"An unfinished run was moved to {previous}; {told}.")
     files.write_json(backup / "run.json", identity)
 
 
@@ -159,16 +170,31 @@ def validation_score(recipe, model, hp, histories):
     return results.score(histories, monitor)
 
 
-def execute(entry, recipe, values, seeds, out, resume=False, own=False):
+def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=results.record):
     """Trains and evaluates one run per seed; saves the first seed's model and plots.
 
+    record: function that saves the results, given these and `out`.
+
     Returns:
-        The results, which are also written to `run.json`.
+        The results.
     """
     hp = settings.build(recipe.configure, values)
+    identity = {"recipe": entry.name, "hyperparameters": dict(hp.values), "seeds": seeds}
+    with locking.locked(out):
+        claim(out, entry, identity, resume, own)
+        preparation.prepare(recipe.PROMISE["data"])
+        try:
+            collected = measure(entry, recipe, hp, seeds, out, resume)
+        except callbacks.BrokenBackup as error:
+            raise errors.Damaged(f"{error}; start again without --resume") from None
+        record(collected, out)
+        shutil.rmtree(out / "backup")  # Last, so that a run that is killed at any moment can be resumed.
+    return collected
+
+
+def measure(entry, recipe, hp, seeds, out, resume):
+    """Trains and evaluates one model per seed, saves that of the first, and returns the results."""
     promise = recipe.PROMISE
-    claim(out, entry, {"recipe": entry.name, "hyperparameters": dict(hp.values), "seeds": seeds}, resume, own)
-    preparation.prepare(promise["data"])
     histories, measured, elapsed, scores = {}, [], [], []
     for seed in seeds:
         keras.backend.clear_session()
@@ -195,7 +221,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         )
         if seed == seeds[0]:
             keep(out, recipe, model, hp, run.stages)
-    collected = {
+    return {
         "recipe": entry.name,
         "seeds": seeds,
         **results.collect(promise, measured, elapsed, scores),
@@ -205,9 +231,6 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
         "machine": machine(),
         "versions": versions(),
     }
-    files.write_json(out / "run.json", collected)
-    shutil.rmtree(out / "backup")
-    return collected
 
 
 def keep(out, recipe, model, hp, histories):
@@ -227,25 +250,28 @@ def keep(out, recipe, model, hp, histories):
     own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
     if len(own.get("loss", [])) > 2:  # One or two points are no curve.
         shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
-    for stale in out.glob("*.png"):  # Of an earlier run, which may have drawn others.
-        stale.unlink()
     for name, each in shown.items():
         if isinstance(each, str):
             files.write_text(out / f"{name}.txt", each + "\n")
-            print(f"\n{each}")
+            print(f"\n{output.printable(each)}")
         else:
-            each.savefig(out / f"{name}.png")
+            with files.replacing(out / f"{name}.png") as unfinished:
+                each.savefig(unfinished)
+    for picture in out.glob("*.png"):
+        if picture.stem not in shown:  # An earlier run, which may have drawn others, left it.
+            picture.unlink()
 
 
-def compare_variants(entry, recipe, values, seed, out, resume):
-    """Trains the recipe's variants and adds their figures to `results.json`.
+def compare_variants(entry, recipe, values, seed, out, resume, own):
+    """Trains the recipe's variants and adds their figures to the `results.json` of the run in `out`.
 
     Each is trained from `seed`, and from the run's other seeds too if its figure is within the spread of the run's.
 
     values: hyperparameters of the run in `out`, of which each variant changes some.
     resume: whether to continue the variant that was killed, and skip those that were finished before it.
+    own: whether variants are compared with the record where `out` has no run.
     """
-    recorded = results.read_json(out / "results.json")
+    recorded = results.read(out / "results.json") or (entry.results if own else None)
     hp = settings.build(recipe.configure, values)
     if not recorded or recorded["hyperparameters"] != dict(hp.values) or seed not in recorded["seeds"]:
         raise errors.RecipeError(
@@ -254,28 +280,39 @@ def compare_variants(entry, recipe, values, seed, out, resume):
         )
     if not getattr(recipe, "VARIANTS", {}):
         raise errors.RecipeError(f"{entry.name} has no variants")
+    with locking.locked(out):
+        files.write_json(out / "results.json", recorded)
+        for name in recipe.VARIANTS:
+            compare_variant(entry, recipe, values, name, seed, out, resume)
 
-    def train(name, seeds, folder):
-        directory = out / "variants" / folder
+
+def compare_variant(entry, recipe, values, name, seed, out, resume):
+    """Trains one variant and adds its figure, as `compare_variants` describes."""
+    changed, folder = recipe.VARIANTS[name], name.replace(" ", "_")
+
+    def train(seeds, directory, before=None):
+        """Trains from `seeds`; `before` is what was recorded of other seeds. Returns all results of `out`."""
         unfinished = resume and (directory / "backup" / "run.json").exists()
-        variant = execute(entry, recipe, {**values, **recipe.VARIANTS[name]}, seeds, directory, unfinished, own=True)
-        results.report(variant, directory)
-        return variant
 
-    for name, changed in recipe.VARIANTS.items():
-        print(f"\nVariant: {name} ({results.assignments(changed)})")
-        variant, folder = recorded.get("variants", {}).get(name, {}), name.replace(" ", "_")
-        if resume and variant.get("values") == changed and seed in variant["seeds"] and "metrics_by_seed" in variant:
-            print(f"already compared before the interruption, seeds {variant['seeds']}")
-        else:
-            variant = train(name, [seed], folder)
-            recorded = results.add_variant(out, name, changed, variant)
-        others = [each for each in recorded["seeds"] if each not in variant["seeds"]]
-        if others and answers.differs(recorded, name, recorded["figure"]["name"]) is False:
-            print(f"The difference is within the spread of the seeds, so seeds {others} are trained too.")
-            recorded = results.add_variant(
-                out, name, changed, results.merge(variant, train(name, others, f"{folder}_more"))
-            )
+        def record(measured, _):
+            results.add_variant(out, name, changed, results.merge(before, measured) if before else measured)
+
+        variant = execute(entry, recipe, {**values, **changed}, seeds, directory, unfinished, own=True, record=record)
+        results.report(variant, directory)
+        return results.read(out / "results.json")
+
+    print(f"\nVariant: {name} ({results.assignments(changed)})")
+    recorded = results.read(out / "results.json")
+    variant = recorded.get("variants", {}).get(name, {})
+    if resume and variant.get("values") == changed and seed in variant["seeds"] and "metrics_by_seed" in variant:
+        print(f"already compared before the interruption, seeds {variant['seeds']}")
+    else:
+        recorded = train([seed], out / "variants" / folder)
+        variant = recorded["variants"][name]
+    others = [each for each in recorded["seeds"] if each not in variant["seeds"]]
+    if others and answers.differs(recorded, name, recorded["figure"]["name"]) is False:
+        print(f"The difference is within the spread of the seeds, so seeds {others} are trained too.")
+        train(others, out / "variants" / f"{folder}_more", variant)
 
 
 def verify(entry, recipe):

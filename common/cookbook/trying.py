@@ -2,7 +2,7 @@
 
 import keras
 
-from common.cookbook import errors
+from common.cookbook import errors, output
 
 
 def try_model(recipe, directory, inputs, command):
@@ -20,7 +20,7 @@ def try_model(recipe, directory, inputs, command):
     if not inputs:
         return converse(recipe, model, assets)
     try:
-        print("\n".join(recipe.predict(model, assets, inputs)))
+        print(output.printable("\n".join(recipe.predict(model, assets, inputs))))
     except (ValueError, OSError) as error:
         raise errors.RecipeError(str(error)) from None
 
@@ -31,7 +31,7 @@ def converse(recipe, model, assets):
     lines = []
     while line := ask():
         try:
-            print(recipe.predict(model, assets, [*lines, line])[-1])
+            print(output.printable(recipe.predict(model, assets, [*lines, line])[-1]))
             lines.append(line)
         except (ValueError, OSError) as error:
             print(error)

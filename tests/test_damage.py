@@ -1,0 +1,271 @@
+"""Files that are damaged: told in one line that names the file, before anything is trained or lost."""
+
+import errno
+import hashlib
+import shutil
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
+from tensorflow_datasets.core.download import resource
+
+from common import callbacks, files
+from common.cookbook import catalogue, errors, integrity, output, preparation, results, search
+from common.datasets import sums
+from conftest import Killed
+from recipes import __main__ as commands
+from standin import StandIn, dispatch, execute
+
+DAMAGED = {
+    "empty": b"",
+    "cut": b'{"recipe": "seq2seq.add',
+    "another type": b"[]",
+    "no keys": b"{}",
+    "deep": b"[" * 100_000,
+    "no text": b"\xff\xfe\x00",
+}
+damaged = pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A run that was killed in its second epoch."""
+
+    def kill(epoch, logs, agent):
+        if epoch == 1:
+            raise Killed
+
+    recipe = StandIn()
+    recipe.at_epoch = kill
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path)
+    return tmp_path
+
+
+def test_a_killed_run_resumes(killed):
+    assert execute(StandIn(), killed, resume=True)["metrics"]["accuracy"] == 2.0
+
+
+@damaged
+def test_a_damaged_run_file_is_named_and_a_fresh_start_goes_past_it(content, killed, capsys):
+    path = killed / "backup" / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(errors.Damaged, match=f"^{path} is damaged: [^\n]*$"):
+        execute(StandIn(), killed, resume=True)
+    assert execute(StandIn(), killed)["metrics"]["accuracy"] == 2.0
+    assert (killed / "backup-previous" / "run.json").read_bytes() == content
+    assert "backup-previous; it could not be resumed" in capsys.readouterr().out
+
+
+@damaged
+def test_a_damaged_results_file_is_named_and_a_fresh_start_moves_it(content, tmp_path, capsys):
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(errors.Damaged, match=f"^{path} is damaged: [^\n]*$"):
+        dispatch(StandIn(), "--variants", "--out", str(tmp_path))
+    execute(StandIn(), tmp_path)
+    assert f"{path} is damaged; it was moved to {tmp_path / 'results-damaged.json'}" in capsys.readouterr().out
+    assert (tmp_path / "results-damaged.json").read_bytes() == content
+    assert results.read(path)["metrics"]["accuracy"] == 2.0
+
+
+@damaged
+def test_damaged_results_do_not_cut_the_list_short(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results.json").write_bytes(content)
+    monkeypatch.setattr(catalogue.Entry, "directory", tmp_path)
+    assert commands.main([]) == 0
+    assert capsys.readouterr().out.count(f"{tmp_path / 'results.json'} is damaged") == len(catalogue.entries())
+
+
+def test_every_key_that_results_are_read_for_is_looked_at(tmp_path):
+    measured = execute(StandIn(), tmp_path)
+    for key in results.RESULTS:
+        files.write_json(tmp_path / "results.json", {name: value for name, value in measured.items() if name != key})
+        with pytest.raises(errors.Damaged):
+            results.read(tmp_path / "results.json")
+    files.write_json(tmp_path / "results.json", {**measured, "figure": {**measured["figure"], "mean": "0.9"}})
+    with pytest.raises(errors.Damaged):
+        results.read(tmp_path / "results.json")
+
+
+@damaged
+def test_a_damaged_file_of_a_search_is_named(content, tmp_path):
+    path = tmp_path / "space.json"
+    path.write_bytes(content)
+    entry = types.SimpleNamespace(name="stand.in", pinned=[])
+    options = types.SimpleNamespace(search=1, tuner="random", seed=0)
+    with pytest.raises(errors.Damaged, match=f"^{path} is damaged: [^\n]*$"):
+        search.search(entry, StandIn(), {}, options, tmp_path)
+
+
+def rewritten(path, change):
+    """Changes the arrays that a backup consists of."""
+    with np.load(path) as saved:
+        arrays = change(dict(saved))
+    np.savez(path, **arrays)
+
+
+def flipped(content):
+    """The content with a bit changed in its middle."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+BROKEN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "a flipped bit": lambda path: path.write_bytes(flipped(path.read_bytes())),
+    "no archive": lambda path: path.write_bytes(b"nonsense"),
+    "no state": lambda path: rewritten(path, lambda arrays: {k: v for k, v in arrays.items() if k != "state"}),
+    "a state without keys": lambda path: rewritten(path, lambda arrays: {**arrays, "state": "{}"}),
+    "a deep state": lambda path: rewritten(path, lambda arrays: {**arrays, "state": "[" * 100_000}),
+    "no weight": lambda path: rewritten(path, lambda arrays: {"state": arrays["state"]}),
+    "another shape": lambda path: rewritten(path, lambda arrays: {**arrays, "model/0": np.zeros((2, 3))}),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
+def test_a_broken_backup_is_named_and_a_fresh_start_goes_past_it(damage, killed):
+    path = killed / "backup" / "seed-0" / "agent.npz"
+    damage(path)
+    with pytest.raises(errors.Damaged, match=f"^{path} [^\n]*; start again without --resume$"):
+        execute(StandIn(), killed, resume=True)
+    assert path.exists(), "nothing is removed"
+    assert execute(StandIn(), killed)["metrics"]["accuracy"] == 2.0
+
+
+def test_what_a_killed_write_leaves_is_no_backup(killed):
+    (killed / "backup" / "seed-0" / "agent.npz.abc.unfinished").mkdir()
+    assert callbacks.elapsed_so_far(killed / "backup" / "seed-0")["seconds"] > 0
+
+
+CONTENT = b"what was published"
+
+
+def builder_with(tmp_path, content, folder):
+    """Stands in for a builder; what it downloaded lies in `folder`."""
+    checksum = hashlib.sha256(CONTENT).hexdigest()
+    url = "https://nowhere.org/data.zip"
+    path = tmp_path / "downloads" / folder / resource.get_dl_fname(url, checksum)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    resource.get_info_path(path).write_text("{}")
+    infos = {url: types.SimpleNamespace(checksum=checksum)}
+    info = types.SimpleNamespace(full_name="data/1.0.0")
+    return types.SimpleNamespace(data_dir_root=tmp_path, name="data", url_infos=infos, info=info), path
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+@pytest.mark.parametrize("content", [b"", CONTENT[:-1], flipped(CONTENT)], ids=["empty", "cut", "flipped"])
+def test_a_download_that_is_not_what_was_published_is_named(content, folder, tmp_path):
+    builder, path = builder_with(tmp_path, content, folder)
+    with pytest.raises(errors.Damaged, match=f"^data set data/1.0.0: {path} is not .*: delete it"):
+        integrity.check_downloads(builder)
+    path.write_bytes(CONTENT)
+    integrity.check_downloads(builder)
+
+
+def test_downloads_are_checked_before_the_data_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    url, info = next(iter(tfds.builder("kmnist").url_infos.items()))
+    path = tmp_path / "downloads" / resource.get_dl_fname(url, info.checksum)
+    files.write_text(path, "another file")
+    files.write_text(resource.get_info_path(path), "{}")
+    with pytest.raises(errors.Damaged, match=f"^data set kmnist[^\n]*{path}[^\n]*: delete it"):
+        preparation.prepare(["kmnist"])
+
+
+def write_records(path, count=3):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(count):
+            writer.write(f"record {number}")
+
+
+SHARDS = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in a record": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "cut after a record": lambda path: write_records(path, 2),
+    "a flipped bit": lambda path: path.write_bytes(flipped(path.read_bytes())),
+}
+
+
+@pytest.mark.parametrize("damage", SHARDS.values(), ids=SHARDS)
+def test_a_damaged_shard_of_any_split_is_named(damage, tmp_path):
+    paths = [tmp_path / f"data-test.tfrecord-0000{number}-of-00002" for number in range(2)]
+    for path in paths:
+        write_records(path)
+    split = types.SimpleNamespace(filepaths=paths, shard_lengths=[3, 3])
+    info = types.SimpleNamespace(full_name="data/1.0.0", splits={"test": split})
+    builder = types.SimpleNamespace(info=info, data_path=tmp_path)
+    damage(paths[1])
+    with pytest.raises(
+        errors.Damaged, match=f"^data set data/1.0.0: {paths[1]} is missing or damaged: delete {tmp_path},"
+    ):
+        integrity.check_prepared(builder)
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """The directory of a prepared data set, in a data directory of its own."""
+    preparation.prepare([sums.Builder.name])
+    directory = tfds.builder(sums.Builder.name).data_path
+    copied = tmp_path / directory.parent.name / directory.name
+    shutil.copytree(directory, copied)
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    return copied
+
+
+def test_data_are_checked_before_the_training(prepared):
+    preparation.prepare([sums.Builder.name])
+    (shard,) = prepared.glob("*-test.tfrecord*")
+    integrity.is_whole.cache_clear()
+    shard.unlink()
+    recipe = StandIn()
+    recipe.PROMISE = {**recipe.PROMISE, "data": [sums.Builder.name]}
+    recipe.train = None
+    with pytest.raises(errors.Damaged, match=f"^data set sums/1.0.0: {shard} is missing"):
+        execute(recipe, prepared.parents[1] / "run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[" * 100_000], ids=["empty", "cut", "no version", "deep"])
+def test_a_damaged_description_of_a_data_set_is_told_in_one_line(content, prepared):
+    (prepared / "dataset_info.json").write_text(content)
+    with pytest.raises(errors.Damaged, match=f"^data set sums in {prepared.parent} is damaged [^\n]*: delete [^\n]*$"):
+        preparation.prepare([sums.Builder.name])
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device", "sums-train.tfrecord"),
+    OSError("Not enough disk space. Needed: 3 GiB (download: 1 GiB, generated: 2 GiB)"),
+    tf.errors.ResourceExhaustedError(None, None, "sums-train.tfrecord; No space left on device"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["Python", "TFDS", "TensorFlow"])
+def test_a_full_disk_is_not_taken_for_a_missing_network(error, tmp_path, monkeypatch):
+    def full(self, **options):
+        raise error
+
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
+    place = getattr(error, "filename", None) or tmp_path
+    with pytest.raises(errors.RecipeError, match=rf"^the disk is full \({place}\): [^\n]*$") as told:
+        preparation.prepare([sums.Builder.name])
+    assert not isinstance(told.value, preparation.Unavailable), "the tests of its recipes would be skipped"
+
+
+def test_escape_codes_from_files_are_not_sent_to_the_terminal(tmp_path, monkeypatch, capsys):
+    assert output.printable("a\tb\n\x1b[2J\x9b\r é") == "a\tb\n\\x1b[2J\\x9b\\r é"
+    recipe = StandIn()
+    recipe.shown = {"sum": "a text of the data: \x1b[2J"}
+    measured = execute(recipe, tmp_path)
+    measured["figure"]["name"] = "\x1b[2J"
+    files.write_json(tmp_path / "results.json", measured)
+    monkeypatch.setattr(catalogue.Entry, "directory", tmp_path)
+    commands.main([])
+    told = capsys.readouterr().out
+    assert "\x1b" not in told and told.count("\\x1b[2J") > 2
