@@ -1,6 +1,7 @@
 """The command line of a recipe. TensorFlow is imported only by the commands that need it, which `--help` does not."""
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import importlib
@@ -12,18 +13,49 @@ import sys
 from common.cookbook import catalogue, errors, results
 
 TUNERS = ("random", "bayesian", "hyperband")
+LARGEST = 2**31 - 1  # Of the numbers that TensorFlow, NumPy and KerasTuner all take as a seed.
+# Pairs of options of which one would be ignored, and what to do instead.
+APART = [
+    ("--search", "--variants", "give one of them"),
+    ("--search", "--try", "give one of them"),
+    ("--variants", "--try", "give one of them"),
+    ("--search", "--resume", "the same --search, given again, resumes by itself"),
+    ("--search", "--seeds", "every trial is trained from the one --seed"),
+    ("--variants", "--seeds", "variants are trained from the seeds of the run that they are compared with"),
+    ("--try", "--resume", "--try trains nothing"),
+    ("--try", "--seeds", "--try trains nothing"),
+]
 
 
-def positive(text):
-    """Parses the number that `--seeds` and `--search` take."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {errors.one_line(message)}; see --help\n")
+
+
+def whole(low, high=LARGEST):
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text):
+        with contextlib.suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+
+    return parse
+
+
+def directory(text):
+    """Parses the path that `--out` takes; an empty one, as of a shell variable that is not set, would be `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the directory is empty")
+    return pathlib.Path(text)
 
 
 def parser(entry):
     """The argument parser of one recipe."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m recipes.{entry.name}",
         description=entry.sentence,
         epilog=f"hyperparameters, their defaults, and the values that --set allows:\n{entry.hyperparameters}",
@@ -32,39 +64,55 @@ def parser(entry):
     add = parser.add_argument
     tiny = results.assignments(entry.constant("TINY"))
     add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="change hyperparameters; see below")
-    add("--seed", type=int, default=0, help="the (first) random seed, 0 by default")
-    add("--seeds", type=positive, default=1, metavar="N", help="train from N seeds; report mean and standard deviation")
+    add("--seed", type=whole(0), default=0, help="the (first) random seed, 0 by default")
+    add(
+        "--seeds",
+        type=whole(1, 1000),
+        default=1,
+        metavar="N",
+        help="train from N seeds; report mean and standard deviation",
+    )
     add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {tiny}")
     add("--resume", action="store_true", help="resume a run that was interrupted")
     if "predict" in {getattr(node, "name", None) for node in entry.tree.body}:
         add(
             "--try",
             nargs="*",
-            dest="inputs",
             metavar="INPUT",
             help="apply the trained model to each INPUT; without any, interactively",
         )
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
-    add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
+    add("--search", type=whole(1), metavar="N", help="search the hyperparameters over N trials with KerasTuner")
     add("--tuner", choices=TUNERS, default="random", help="search strategy, random by default")
-    add("--out", type=pathlib.Path, metavar="DIR", help="output directory")
+    add("--out", type=directory, metavar="DIR", help="output directory")
     return parser
+
+
+def parse(entry, arguments):
+    """The options on a recipe's command line; a mistake ends the process with one line."""
+    syntax = parser(entry)
+    options = syntax.parse_args(arguments)
+    given = {f"--{name}" for name, value in vars(options).items() if value != syntax.get_default(name)}
+    for one, other, remedy in APART:
+        if {one, other} <= given:
+            syntax.error(f"{one} and {other} don't go together: {remedy}")
+    if "--tuner" in given and "--search" not in given:
+        syntax.error("--tuner does nothing without --search: give both")
+    return options
 
 
 def prepare(command):
     """Does what `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
 
-    Prints `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
+    Neither `--help` nor a mistake has to wait for TensorFlow, which is then imported without its start-up messages.
 
     command: the words of the command line, `sys.orig_argv`.
     """
     module, *arguments = command[command.index("-m") + 1 :] if "-m" in command[:-1] else [""]
-    if not module.startswith("recipes."):
-        return
     known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()}
-    if module in known and {"-h", "--help"} & {*arguments}:
-        parser(known[module]).parse_args(["--help"])
-    import_tensorflow_quietly()
+    if module in known:
+        parse(known[module], arguments)
+        import_tensorflow_quietly()
 
 
 def import_tensorflow_quietly():
@@ -88,7 +136,7 @@ def main(name, arguments=None):
     recipe = importlib.import_module(name)
     # Several fits in one run are intended, but TensorFlow would warn that each is traced again.
     tf.get_logger().setLevel("ERROR")
-    options = parser(entry).parse_args(arguments)
+    options = parse(entry, arguments)
     try:
         dispatch(entry, recipe, options)
     except errors.RecipeError as error:
@@ -112,19 +160,20 @@ def dispatch(entry, recipe, options):
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
     out = options.out or entry.directory / ("tiny" if options.tiny else folder(given))
-    own = options.out is None
-    if options.search:
-        search.search(entry, recipe, values, options, out / "search" / options.tuner)
-    elif options.variants:
-        runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
-    elif getattr(options, "inputs", None) is not None:
-        trying.try_model(recipe, out, options.inputs, run_command(entry, options))
-    else:
-        seeds = list(range(options.seed, options.seed + options.seeds))
-        measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
-        results.report(measured, out)
-        results.record(measured, out)
-        print(what_next(entry, options, out))
+    own, inputs = options.out is None, vars(options).get("try")
+    with errors.about(out, "choose another --out"):
+        if options.search:
+            search.search(entry, recipe, values, options, out / "search" / options.tuner)
+        elif options.variants:
+            runs.compare_variants(entry, recipe, values, options.seed, out, options.resume)
+        elif inputs is not None:
+            trying.try_model(entry, recipe, out, inputs, run_command(entry, options))
+        else:
+            seeds = list(range(options.seed, options.seed + options.seeds))
+            measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
+            results.report(measured, out)
+            results.record(measured, out)
+            print(what_next(entry, options, out))
 
 
 def run_command(entry, options):
@@ -140,7 +189,7 @@ def what_next(entry, options, out):
     command = run_command(entry, options)
     tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
     lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
-    if hasattr(options, "inputs"):
+    if hasattr(options, "try"):
         lines.append(f"  {command} --try{entry.example}")
     if entry.constant("VARIANTS", {}):
         lines.append(f"  {command} --variants")

@@ -5,11 +5,24 @@ import os
 import statistics
 
 from common import files
+from common.cookbook import errors
 
 
 def read_json(path):
     """The content of a JSON file, None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def recorded(entry, out):
+    """The results that are recorded in a directory, None if there are none.
+
+    Raises:
+        errors.RecipeError: they are another recipe's.
+    """
+    found = read_json(out / "results.json")
+    if found and found["recipe"] != entry.name:
+        raise errors.RecipeError(f"{out} contains results of {found['recipe']}: choose another --out")
+    return found
 
 
 def score(histories, monitor):

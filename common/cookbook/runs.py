@@ -110,6 +110,22 @@ def versions():
     }
 
 
+FILES = (".csv", ".json", ".keras", ".png", ".txt")  # What the names of the files that a run writes end in.
+DIRECTORIES = ("backup", "logs")
+
+
+def check_names(out):
+    """Refuses an output directory in which a name is taken that a run would need, some of them only at its end.
+
+    Raises:
+        errors.RecipeError: a directory has the name of a file, or a file that of a directory.
+    """
+    for path in out.iterdir() if out.is_dir() else ():
+        taken = path.is_dir() if path.suffix in FILES else path.name in DIRECTORIES and not path.is_dir()
+        if taken:
+            raise errors.RecipeError(f"{path} is in the way: move it, or choose another --out")
+
+
 def claim(out, entry, identity, resume, own):
     """Makes `out` ready for a run, or refuses.
 
@@ -119,9 +135,8 @@ def claim(out, entry, identity, resume, own):
     Raises:
         errors.RecipeError: the directory contains a run of another recipe or setting, or there is nothing to resume.
     """
-    recorded = results.read_json(out / "results.json")
-    if recorded and recorded["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} contains results of {recorded['recipe']}: choose another --out")
+    check_names(out)
+    recorded = results.recorded(entry, out)
     if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
         raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
@@ -194,7 +209,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
             f"{elapsed[-1]['seconds']:.0f} seconds, {elapsed[-1]['cpu_seconds']:.0f} of CPU"
         )
         if seed == seeds[0]:
-            keep(out, recipe, model, hp, run.stages)
+            keep(out, recipe, model, hp, run.stages, own)
     collected = {
         "recipe": entry.name,
         "seeds": seeds,
@@ -210,10 +225,11 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False):
     return collected
 
 
-def keep(out, recipe, model, hp, histories):
+def keep(out, recipe, model, hp, histories, own):
     """Saves the model, its vocabulary, the learning curve, and the recipe's own plots and samples.
 
     model: what `train` returned: a Keras model; several by name, one of them "model"; or what its `save` takes.
+    own: whether `out` is the recipe's default output directory, where all pictures are those of a run.
     """
     if hasattr(recipe, "save"):
         recipe.save(model, out)
@@ -224,10 +240,10 @@ def keep(out, recipe, model, hp, histories):
         for name, text in recipe.assets(hp).items():
             files.write_text(out / name, text)
     shown = recipe.show(model, hp)
-    own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
-    if len(own.get("loss", [])) > 2:  # One or two points are no curve.
-        shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
-    for stale in out.glob("*.png"):  # Of an earlier run, which may have drawn others.
+    history = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
+    if len(history.get("loss", [])) > 2:  # One or two points are no curve.
+        shown = {"curve": plots.curve(history, recipe.PROMISE["monitor"]["metric"]), **shown}
+    for stale in out.glob("*.png") if own else ():  # Of an earlier run, which may have drawn others.
         stale.unlink()
     for name, each in shown.items():
         if isinstance(each, str):
@@ -245,15 +261,15 @@ def compare_variants(entry, recipe, values, seed, out, resume):
     values: hyperparameters of the run in `out`, of which each variant changes some.
     resume: whether to continue the variant that was killed, and skip those that were finished before it.
     """
-    recorded = results.read_json(out / "results.json")
+    if not getattr(recipe, "VARIANTS", {}):
+        raise errors.RecipeError(f"{entry.name} has no variants")
+    recorded = results.recorded(entry, out)
     hp = settings.build(recipe.configure, values)
     if not recorded or recorded["hyperparameters"] != dict(hp.values) or seed not in recorded["seeds"]:
         raise errors.RecipeError(
             f"variants are compared with a finished run of the same seed, and {out} has none: "
             f"run {entry.name} without --variants first"
         )
-    if not getattr(recipe, "VARIANTS", {}):
-        raise errors.RecipeError(f"{entry.name} has no variants")
 
     def train(name, seeds, folder):
         directory = out / "variants" / folder
