@@ -1,6 +1,5 @@
 """`python -m recipes`: lists the recipes, copies one, verifies its figure, updates the generated text."""
 
-import argparse
 import importlib
 import sys
 
@@ -39,7 +38,7 @@ def write_tables():
 
 def main(arguments=None):
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m recipes",
         description="Without a command, lists the recipes. `python -m recipes.CHAPTER.NAME --help` describes one.",
     )

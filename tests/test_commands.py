@@ -52,6 +52,11 @@ def test_help_has_every_hyperparameter_with_range_and_remark_at_once(quick):
     assert "      The peak of the one-cycle schedule." in told
 
 
+def test_a_mistake_is_told_at_once(quick):
+    done = command(f"recipes.{NAME}", "--seeds", "0")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "not a whole number" in done.stderr
+
+
 def test_a_run_starts_without_tensorflow_s_messages_and_ends_with_what_to_do_next(tmp_path):
     preparation.prepare([sums.Builder.name])  # Whose progress the first run would show.
     done = command(f"recipes.{NAME}", "--tiny", "--out", str(tmp_path))
@@ -331,6 +336,8 @@ def run_main(module, monkeypatch, *arguments):
         (["--set", "epoch=2"], "no hyperparameter 'epoch'; known: examples, epochs"),
         (["--set", "batch_size=33"], "batch_size takes 32|64|128|256"),
         (["--out", "/dev/null/x"], "/dev/null/x"),
+        (["--out", "/proc/self"], "/proc/self"),
+        (["--seed", "-1"], "Seed must be between 0 and"),
     ],
 )
 def test_a_copy_tells_mistakes_in_one_line(copied, monkeypatch, capsys, arguments, told):

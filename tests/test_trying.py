@@ -2,13 +2,15 @@
 
 import io
 import shlex
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.cookbook import command_line
+from common import files
+from common.cookbook import catalogue, command_line
 
 ADDITION = "recipes.seq2seq.addition"
 COLUMNS = {"recurrent.forecasting": "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"}  # The other recipes read one series.
@@ -65,6 +67,46 @@ def test_without_a_run_it_says_how_to_train(tmp_path):
         SystemExit, match="no trained model in .*; train one with `python -m recipes.seq2seq.addition --out .*`"
     ):
         command_line.main(ADDITION, ["--try", "1+1", "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A copy of the directory in which a run of `seq2seq.addition` is recorded."""
+    out = tmp_path / "out"
+    shutil.copytree(catalogue.entry("seq2seq.addition").directory, out, ignore=shutil.ignore_patterns("variants"))
+    return out
+
+
+def test_other_files_beside_a_model_are_not_read(finished, capsys):
+    (finished / "notes.txt").write_bytes(b"\xff")
+    (finished / "table.csv").mkdir()
+    command_line.main(ADDITION, ["--try", "535+61", "--out", str(finished)])
+    assert capsys.readouterr().out == "596\n"
+
+
+@pytest.mark.parametrize(
+    "file, content, told",
+    [
+        ("settings.json", None, "settings.json can't be read; train the model again with `python -m"),
+        ("settings.json", b"\xff", "settings.json can't be read; train the model again with `python -m"),
+        ("model.keras", None, "no trained model in .*; train one with `[^`]*--out [^`]*/out`"),
+        ("model.keras", b"cut", "model.keras is no model that Keras can load; train it again with `python -m"),
+        ("results.json", b'{"recipe": "vision.lenet"}', "contains results of vision.lenet: choose another --out"),
+    ],
+)
+def test_what_is_missing_damaged_or_another_recipe_s_is_told_with_what_to_do(finished, file, content, told):
+    (finished / file).unlink()
+    if content:
+        (finished / file).write_bytes(content)
+    with pytest.raises(SystemExit, match=f"^seq2seq.addition: [^\n]*{told}[^\n]*$"):
+        command_line.main(ADDITION, ["--try", "1+1", "--out", str(finished)])
+
+
+def test_an_unfinished_run_is_to_be_resumed(finished):
+    (finished / "model.keras").unlink()
+    files.write_json(finished / "backup" / "run.json", {})
+    with pytest.raises(SystemExit, match="train one with `[^`]*/out --resume`$"):
+        command_line.main(ADDITION, ["--try", "1+1", "--out", str(finished)])
 
 
 def test_without_inputs_every_line_is_answered_and_a_mistake_ends_nothing(monkeypatch, capsys):

@@ -14,18 +14,51 @@ import sys
 from common.cookbook import catalogue, errors, output, results
 
 TUNERS = ("random", "bayesian", "hyperband")
+LARGEST = 2**31 - 1  # Of the numbers that TensorFlow, NumPy and KerasTuner all take as a seed.
+# Pairs of options of which one would be ignored, and what to do instead.
+APART = [
+    ("--search", "--variants", "give one of them"),
+    ("--search", "--try", "give one of them"),
+    ("--variants", "--try", "give one of them"),
+    ("--search", "--resume", "the same --search, given again, resumes by itself"),
+    ("--search", "--seeds", "every trial is trained from the one --seed"),
+    ("--variants", "--seeds", "variants are trained from the seeds of the run that they are compared with"),
+    ("--try", "--resume", "--try trains nothing"),
+    ("--try", "--seeds", "--try trains nothing"),
+    *[("--record", other, "--record trains nothing") for other in ("--search", "--variants", "--resume", "--seeds")],
+    ("--record", "--try", "give one of them"),
+]
 
 
-def positive(text):
-    """Parses the number that `--seeds` and `--search` take."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {errors.one_line(message)}; see --help\n")
+
+
+def whole(low, high=LARGEST):
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text):
+        with contextlib.suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+
+    return parse
+
+
+def directory(text):
+    """Parses the path that `--out` takes; an empty one, as of a shell variable that is not set, would be `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the directory is empty")
+    return pathlib.Path(text)
 
 
 def parser(entry):
     """The argument parser of one recipe."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m recipes.{entry.name}",
         description=entry.sentence,
         epilog=f"hyperparameters, their defaults, and the values that --set allows:\n{entry.hyperparameters}",
@@ -34,40 +67,56 @@ def parser(entry):
     add = parser.add_argument
     tiny = results.assignments(entry.constant("TINY"))
     add("--set", nargs="+", action="extend", default=[], metavar="name=value", help="change hyperparameters; see below")
-    add("--seed", type=int, default=0, help="the (first) random seed, 0 by default")
-    add("--seeds", type=positive, default=1, metavar="N", help="train from N seeds; report mean and standard deviation")
+    add("--seed", type=whole(0), default=0, help="the (first) random seed, 0 by default")
+    add(
+        "--seeds",
+        type=whole(1, 1000),
+        default=1,
+        metavar="N",
+        help="train from N seeds; report mean and standard deviation",
+    )
     add("--tiny", action="store_true", help=f"run on a few examples, in seconds: {tiny}")
     add("--resume", action="store_true", help="resume a run that was interrupted")
     if "predict" in {getattr(node, "name", None) for node in entry.tree.body}:
         add(
             "--try",
             nargs="*",
-            dest="inputs",
             metavar="INPUT",
             help="apply the trained model to each INPUT; without any, interactively",
         )
     add("--variants", action="store_true", help="train the recipe's variants and compare them with a finished run")
-    add("--search", type=positive, metavar="N", help="search the hyperparameters over N trials with KerasTuner")
+    add("--search", type=whole(1), metavar="N", help="search the hyperparameters over N trials with KerasTuner")
     add("--tuner", choices=TUNERS, default="random", help="search strategy, random by default")
     add("--record", action="store_true", help="make the finished run the record, which is part of the repository")
-    add("--out", type=pathlib.Path, metavar="DIR", help="output directory")
+    add("--out", type=directory, metavar="DIR", help="output directory")
     return parser
+
+
+def parse(entry, arguments):
+    """The options on a recipe's command line; a mistake ends the process with one line."""
+    syntax = parser(entry)
+    options = syntax.parse_args(arguments)
+    given = {f"--{name}" for name, value in vars(options).items() if value != syntax.get_default(name)}
+    for one, other, remedy in APART:
+        if {one, other} <= given:
+            syntax.error(f"{one} and {other} don't go together: {remedy}")
+    if "--tuner" in given and "--search" not in given:
+        syntax.error("--tuner does nothing without --search: give both")
+    return options
 
 
 def prepare(command):
     """Does what `python -m recipes.CHAPTER.NAME` needs before Python imports the recipe.
 
-    Prints `--help`, which need not wait for TensorFlow; otherwise imports TensorFlow without its start-up messages.
+    Neither `--help` nor a mistake has to wait for TensorFlow, which is then imported without its start-up messages.
 
     command: the words of the command line, `sys.orig_argv`.
     """
     module, *arguments = command[command.index("-m") + 1 :] if "-m" in command[:-1] else [""]
-    if not module.startswith("recipes."):
-        return
     known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()}
-    if module in known and {"-h", "--help"} & {*arguments}:
-        parser(known[module]).parse_args(["--help"])
-    import_tensorflow_quietly()
+    if module in known:
+        parse(known[module], arguments)
+        import_tensorflow_quietly()
 
 
 def import_tensorflow_quietly():
@@ -92,9 +141,9 @@ def main(name, arguments=None):
     recipe = importlib.import_module(name)
     # Several fits in one run are intended, but TensorFlow would warn that each is traced again.
     tf.get_logger().setLevel("ERROR")
-    options = parser(entry).parse_args(arguments)
+    options = parse(entry, arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a run as Ctrl-C does.
-    resumes = not (options.search or options.record or getattr(options, "inputs", None) is not None)
+    resumes = not (options.search or options.record or vars(options).get("try") is not None)
     again = f"repeat the command{' with --resume' if resumes else ''} to go on"
     try:
         dispatch(entry, recipe, options)
@@ -127,26 +176,27 @@ def dispatch(entry, recipe, options):
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
     out = options.out or entry.directory / ("tiny" if options.tiny else folder(given) if given else "run")
-    own = options.out is None
-    if options.search:
-        directory = out / "search" / options.tuner
-        # Workers share the directory of their chief, which holds it.
-        is_worker = "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
-        with contextlib.nullcontext() if is_worker else locking.locked(directory):
-            search.search(entry, recipe, values, options, directory)
-    elif options.variants:
-        runs.compare_variants(entry, recipe, values, options.seed, out, options.resume, own)
-    elif options.record:
-        print(recording.record(entry, recipe, out))
-    elif getattr(options, "inputs", None) is not None:
-        recorded = own and not values and not (out / "model.keras").exists()
-        directory = entry.directory if recorded else out
-        trying.try_model(recipe, directory, options.inputs, run_command(entry, options))
-    else:
-        seeds = list(range(options.seed, options.seed + options.seeds))
-        measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
-        results.report(measured, out)
-        print(what_next(entry, options, out))
+    own, inputs = options.out is None, vars(options).get("try")
+    with errors.about(out, "choose another --out"):
+        if options.search:
+            directory = out / "search" / options.tuner
+            # Workers share the directory of their chief, which holds it.
+            is_worker = "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
+            with contextlib.nullcontext() if is_worker else locking.locked(directory):
+                search.search(entry, recipe, values, options, directory)
+        elif options.variants:
+            runs.compare_variants(entry, recipe, values, options.seed, out, options.resume, own)
+        elif options.record:
+            print(recording.record(entry, recipe, out))
+        elif inputs is not None:
+            recorded = own and not values and not (out / "model.keras").exists()
+            directory = entry.directory if recorded else out
+            trying.try_model(entry, recipe, directory, inputs, run_command(entry, options))
+        else:
+            seeds = list(range(options.seed, options.seed + options.seeds))
+            measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
+            results.report(measured, out)
+            print(what_next(entry, options, out))
 
 
 def run_command(entry, options):
@@ -166,7 +216,7 @@ def what_next(entry, options, out):
         lines.insert(
             1, f"The record in {entry.directory} is unchanged; `{command} --record` makes this run the record."
         )
-    if hasattr(options, "inputs"):
+    if hasattr(options, "try"):
         lines.append(f"  {command} --try{entry.example}")
     if entry.constant("VARIANTS", {}):
         lines.append(f"  {command} --variants")

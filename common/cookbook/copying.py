@@ -3,12 +3,14 @@
 import ast
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
 import sys
 import textwrap
 
+from common import files
 from common.cookbook import catalogue, errors
 
 COOKBOOK_ONLY = ("PROMISE", "VARIANTS", "PINNED")  # Read only by the cookbook; a copy has none of them.
@@ -35,7 +37,9 @@ def main():
     try:
         hp.values.update(TINY if options.tiny else {{}})
         set_values(hp, options.set)
+        keras.utils.set_random_seed(options.seed)  # Here only to refuse, at once, what is no seed.
         options.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.out).close()
     except (ValueError, OSError) as error:
         parser.error(str(error))
 {prepare}    history = []
@@ -244,12 +248,12 @@ def copy(entry, target):
         A message that says what was written.
 
     Raises:
-        errors.RecipeError: the file exists already, is not a .py file name, or would hide a module.
+        errors.RecipeError: the file exists already, can't be written, is not a .py file name, or would hide a module.
     """
     target = pathlib.Path(target)
     if target.suffix != ".py" or not target.stem.isidentifier():
         raise errors.RecipeError(f"{target} is not a .py file name")
-    if target.exists():
+    if os.path.lexists(target):
         raise errors.RecipeError(f"{target} already exists; not overwritten")
     if importlib.util.find_spec(target.stem):
         raise errors.RecipeError(f"{target.name} would hide the module {target.stem!r}; choose another name")
@@ -266,23 +270,24 @@ def copy(entry, target):
     )
     data = f"{DATA.format(names=json.dumps(names))}\n" if names else ""
     code = data + "\n\n\n".join([recipe.body(), *inlined]) + "\n\n" + main.rstrip()
-    available = {name: f"import {name}" for name in ("argparse", "json", "pathlib", "keras_tuner", "keras")}
+    available = {name: f"import {name}" for name in ("argparse", "json", "pathlib", "tempfile", "keras_tuner", "keras")}
     available |= {"tfds": "import tensorflow_datasets as tfds", **needed_imports, **recipe.imports}
     used = names_in([ast.parse(code)])
     imports = import_lines({line for name, line in available.items() if name in used})
     needed = requirements(imports, entry.promise["data"])
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = f"{docstring(entry, needed, target, recipe)}\n\n{imports}\n\n{code}\n"
-    target.write_text(text, encoding="utf-8")
     builders = [
         alias.name
         for node in recipe.tree.body
         if isinstance(node, ast.ImportFrom) and node.module == "common.datasets"
         for alias in node.names
     ]
-    for name in builders:
-        if not (target.parent / name).exists():
-            source = catalogue.ROOT / "common" / "datasets" / name
-            shutil.copytree(source, target.parent / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with errors.about(target.parent, "choose another FILE.py"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(target, text)
+        for name in builders:
+            if not (target.parent / name).exists():
+                source = catalogue.ROOT / "common" / "datasets" / name
+                shutil.copytree(source, target.parent / name, ignore=shutil.ignore_patterns("__pycache__"))
     beside = f", with its dataset builder in {', '.join(builders)}/" if builders else ""
     return f"{target} written{beside}. It needs:\n" + "\n".join(f"  {line}" for line in needed)

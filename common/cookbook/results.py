@@ -51,6 +51,18 @@ def read(path):
     return read_json(path, RESULTS)
 
 
+def recorded(entry, out):
+    """The results that are recorded in a directory, None if there are none.
+
+    Raises:
+        errors.RecipeError: they are another recipe's, or the file is damaged.
+    """
+    found = read(out / "results.json")
+    if found and found["recipe"] != entry.name:
+        raise errors.RecipeError(f"{out} contains results of {found['recipe']}: choose another --out")
+    return found
+
+
 def score(histories, monitor):
     """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
 

@@ -110,6 +110,22 @@ def versions():
     }
 
 
+FILES = (".csv", ".json", ".keras", ".png", ".txt")  # What the names of the files that a run writes end in.
+DIRECTORIES = ("backup", "logs")
+
+
+def check_names(out):
+    """Refuses an output directory in which a name is taken that a run would need, some of them only at its end.
+
+    Raises:
+        errors.RecipeError: a directory has the name of a file, or a file that of a directory.
+    """
+    for path in out.iterdir() if out.is_dir() else ():
+        taken = path.is_dir() if path.suffix in FILES else path.name in DIRECTORIES and not path.is_dir()
+        if taken:
+            raise errors.RecipeError(f"{path} is in the way: move it, or choose another --out")
+
+
 def claim(out, entry, identity, resume, own):
     """Makes `out` ready for a run, or refuses.
 
@@ -119,14 +135,13 @@ def claim(out, entry, identity, resume, own):
     Raises:
         errors.RecipeError: the directory contains a run of another recipe or setting, or there is nothing to resume.
     """
+    check_names(out)
     try:
-        recorded = results.read(out / "results.json")
+        recorded = results.recorded(entry, out)
     except errors.Damaged:
         recorded = None
         os.replace(out / "results.json", out / "results-damaged.json")
         print(f"{out / 'results.json'} is damaged; it was moved to {out / 'results-damaged.json'}.")
-    if recorded and recorded["recipe"] != entry.name:
-        raise errors.RecipeError(f"{out} contains results of {recorded['recipe']}: choose another --out")
     if recorded and not own and recorded["hyperparameters"] != identity["hyperparameters"]:
         raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
@@ -184,7 +199,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=r
         claim(out, entry, identity, resume, own)
         preparation.prepare(recipe.PROMISE["data"])
         try:
-            collected = measure(entry, recipe, hp, seeds, out, resume)
+            collected = measure(entry, recipe, hp, seeds, out, resume, own)
         except callbacks.BrokenBackup as error:
             raise errors.Damaged(f"{error}; start again without --resume") from None
         record(collected, out)
@@ -192,7 +207,7 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=r
     return collected
 
 
-def measure(entry, recipe, hp, seeds, out, resume):
+def measure(entry, recipe, hp, seeds, out, resume, own):
     """Trains and evaluates one model per seed, saves that of the first, and returns the results."""
     promise = recipe.PROMISE
     histories, measured, elapsed, scores = {}, [], [], []
@@ -220,7 +235,7 @@ def measure(entry, recipe, hp, seeds, out, resume):
             f"{elapsed[-1]['seconds']:.0f} seconds, {elapsed[-1]['cpu_seconds']:.0f} of CPU"
         )
         if seed == seeds[0]:
-            keep(out, recipe, model, hp, run.stages)
+            keep(out, recipe, model, hp, run.stages, own)
     return {
         "recipe": entry.name,
         "seeds": seeds,
@@ -233,10 +248,11 @@ def measure(entry, recipe, hp, seeds, out, resume):
     }
 
 
-def keep(out, recipe, model, hp, histories):
+def keep(out, recipe, model, hp, histories, own):
     """Saves the model, its vocabulary, the learning curve, and the recipe's own plots and samples.
 
     model: what `train` returned: a Keras model; several by name, one of them "model"; or what its `save` takes.
+    own: whether `out` is the recipe's default output directory, where all pictures are those of a run.
     """
     if hasattr(recipe, "save"):
         recipe.save(model, out)
@@ -247,9 +263,9 @@ def keep(out, recipe, model, hp, histories):
         for name, text in recipe.assets(hp).items():
             files.write_text(out / name, text)
     shown = recipe.show(model, hp)
-    own = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
-    if len(own.get("loss", [])) > 2:  # One or two points are no curve.
-        shown = {"curve": plots.curve(own, recipe.PROMISE["monitor"]["metric"]), **shown}
+    history = histories.get(getattr(model["model"] if isinstance(model, dict) else model, "name", ""), {})
+    if len(history.get("loss", [])) > 2:  # One or two points are no curve.
+        shown = {"curve": plots.curve(history, recipe.PROMISE["monitor"]["metric"]), **shown}
     for name, each in shown.items():
         if isinstance(each, str):
             files.write_text(out / f"{name}.txt", each + "\n")
@@ -257,7 +273,7 @@ def keep(out, recipe, model, hp, histories):
         else:
             with files.replacing(out / f"{name}.png") as unfinished:
                 each.savefig(unfinished)
-    for picture in out.glob("*.png"):
+    for picture in out.glob("*.png") if own else ():
         if picture.stem not in shown:  # An earlier run, which may have drawn others, left it.
             picture.unlink()
 
@@ -271,15 +287,15 @@ def compare_variants(entry, recipe, values, seed, out, resume, own):
     resume: whether to continue the variant that was killed, and skip those that were finished before it.
     own: whether variants are compared with the record where `out` has no run.
     """
-    recorded = results.read(out / "results.json") or (entry.results if own else None)
+    if not getattr(recipe, "VARIANTS", {}):
+        raise errors.RecipeError(f"{entry.name} has no variants")
+    recorded = results.recorded(entry, out) or (entry.results if own else None)
     hp = settings.build(recipe.configure, values)
     if not recorded or recorded["hyperparameters"] != dict(hp.values) or seed not in recorded["seeds"]:
         raise errors.RecipeError(
             f"variants are compared with a finished run of the same seed, and {out} has none: "
             f"run {entry.name} without --variants first"
         )
-    if not getattr(recipe, "VARIANTS", {}):
-        raise errors.RecipeError(f"{entry.name} has no variants")
     with locking.locked(out):
         files.write_json(out / "results.json", recorded)
         for name in recipe.VARIANTS:

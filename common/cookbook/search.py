@@ -110,6 +110,7 @@ def search(entry, recipe, values, options, directory):
     """
     space = search_space(entry, recipe, values)
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
+    runs.check_names(directory)
     started = results.read_json(directory / "space.json", {"recipe": str, "seed": int, "space": list})
     if started and started != identity:
         raise errors.RecipeError(

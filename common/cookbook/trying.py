@@ -2,21 +2,44 @@
 
 import keras
 
-from common.cookbook import errors, output
+from common.cookbook import errors, output, results
 
 
-def try_model(recipe, directory, inputs, command):
+class Assets(dict):
+    """The texts that were saved beside a model, {file name: text}, each read when the recipe asks for it.
+
+    Raises:
+        errors.RecipeError: there is no such text, as after a run that was interrupted.
+    """
+
+    def __init__(self, directory, command):
+        super().__init__()
+        self.directory, self.command = directory, command
+
+    def __missing__(self, name):
+        try:
+            return self.setdefault(name, (self.directory / name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            message = f"{self.directory / name} can't be read; train the model again with `{self.command}`"
+            raise errors.RecipeError(message) from None
+
+
+def try_model(entry, recipe, directory, inputs, command):
     """Prints the output of the model in `directory` for each of `inputs` or, without any, for every line typed.
 
     Raises:
-        errors.RecipeError: there is no model, or the recipe rejects an input.
+        errors.RecipeError: there is no model, it is another recipe's, or the recipe rejects an input.
     """
+    results.recorded(entry, directory)
+    command += " --resume" * (directory / "backup" / "run.json").exists()
     path = directory / "model.keras"
-    if not path.exists():
+    if not path.is_file():
         raise errors.RecipeError(f"no trained model in {directory}; train one with `{command}`")
-    model = keras.models.load_model(path)
-    texts = (each for each in directory.iterdir() if each.suffix in (".txt", ".json", ".csv"))
-    assets = {each.name: each.read_text(encoding="utf-8") for each in texts}
+    try:
+        model = keras.models.load_model(path)
+    except (ValueError, OSError):
+        raise errors.RecipeError(f"{path} is no model that Keras can load; train it again with `{command}`") from None
+    assets = Assets(directory, command)
     if not inputs:
         return converse(recipe, model, assets)
     try:
