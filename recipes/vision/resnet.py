@@ -59,7 +59,7 @@ PROMISE = {
     },
 }
 TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "width": 4, "patches": 8}
-PINNED = ("patches",)
+PINNED = ("patches", "precision")
 VARIANTS = {"without shortcuts": {"shortcuts": False}}
 SPLITS = {"train": "train[:49000]", "validation": "train[49000:]", "test": "test"}
 
