@@ -382,7 +382,7 @@ def test_the_search_that_a_copy_shows_runs_and_pins_what_the_recipe_pins(copied,
                 callbacks[0].on_epoch_end(0, {"val_accuracy": score})
 
     exec(snippet, {**vars(copied), "train": train})  # noqa: S102
-    assert [json.loads(path.read_text())["score"] for path in tmp_path.glob("*/trial_*/trial.json")] == [0.3, 0.3]
+    assert [json.loads(path.read_text())["score"] for path in tmp_path.glob("*/trial_*/trial.json")] == [0.2, 0.2]
     assert len(seen) == 2
     assert all(values["epochs"] == 12 and values["examples"] == 55_000 for values in seen)
     assert seen[0]["learning_rate"] != seen[1]["learning_rate"]

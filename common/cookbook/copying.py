@@ -222,19 +222,17 @@ def requirements(code, data=()):
 def docstring(entry, needed, target, recipe):
     """The recipe's docstring, with commands for the copy."""
     monitor = entry.promise["monitor"]
-    choose = "max" if monitor["better"] == "higher" else "min"
     before, after = re.split(r"\n\n    python -m .*(?:\n    .*)*", entry.docstring.rstrip(), maxsplit=1)
     if "validate" in recipe.definitions:
         score = f'hp = trial.hyperparameters\n            return validate(train(hp, 0), hp)["{monitor["metric"]}"]'
     else:
-        # Several networks may be fitted, the recipe's own last; a shared `History` would become that of all of them.
+        # Several networks may be fitted, the recipe's own last; the model is kept as it is after the last epoch.
         score = (
-            "scores = {}\n            log = keras.callbacks.LambdaCallback(\n                on_epoch_end=lambda _, logs: "
-            f'scores.setdefault(log.model.name, []).append(logs["{monitor["metric"]}"])\n            )\n'
-            "            train(trial.hyperparameters, 0, [log])\n"
-            f"            return {choose}(list(scores.values())[-1])"
+            "last = {}\n            log = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: last.update(logs))\n"
+            f'            train(trial.hyperparameters, 0, [log])\n            return last["{monitor["metric"]}"]'
         )
-    search = SEARCH.format(metric=monitor["metric"], score=score, direction=choose, pinned=entry.pinned)
+    direction = "max" if monitor["better"] == "higher" else "min"
+    search = SEARCH.format(metric=monitor["metric"], score=score, direction=direction, pinned=entry.pinned)
     install = textwrap.wrap("pip install " + " ".join(f"'{line}'" for line in needed), 110, break_on_hyphens=False)
     lines = [" \\\\\n        ".join(install), f"python {target.name} --seed 0"]
     commands = "\n".join(f"    {line}" for line in lines)

@@ -63,14 +63,12 @@ def recorded(entry, out):
     return found
 
 
-def score(histories, monitor):
-    """The best epoch's monitored value, in the last fit that has one: a trial's score, and a plain run's.
+def score(histories, metric):
+    """The last epoch's value, in the last fit that has one: that of the model which is kept.
 
     histories: {model's name: {metric: one value per epoch}}.
-    monitor: the promise's {"metric", "better"}.
     """
-    values = [history[monitor["metric"]] for history in histories.values() if monitor["metric"] in history][-1]
-    return max(values) if monitor["better"] == "higher" else min(values)
+    return [history[metric] for history in histories.values() if metric in history][-1][-1]
 
 
 def throughput(histories):

@@ -178,11 +178,11 @@ def difference(key, started, given):
 
 
 def validation_score(recipe, model, hp, histories):
-    """What a search compares: the best epoch's monitored value or, without a fit, the result of `recipe.validate`."""
-    monitor = recipe.PROMISE["monitor"]
+    """What a search compares: the last epoch's monitored value or, without a fit, the result of `recipe.validate`."""
+    metric = recipe.PROMISE["monitor"]["metric"]
     if hasattr(recipe, "validate"):
-        return float(recipe.validate(model, hp)[monitor["metric"]])
-    return results.score(histories, monitor)
+        return float(recipe.validate(model, hp)[metric])
+    return results.score(histories, metric)
 
 
 def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=results.record):

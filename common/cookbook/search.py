@@ -1,65 +1,65 @@
 """Searches a recipe's hyperparameters with KerasTuner; every trial trains as a plain run does."""
 
-import os
+import math
 import time
 
+import grpc
 import keras
 import keras_tuner
+from keras_tuner.src import config
 
 from common import callbacks, data, files, plots
-from common.cookbook import errors, preparation, results, runs, settings
+from common.cookbook import errors, oracles, preparation, results, runs, settings, workers
 
 
-class DefaultsFirst:
-    """A KerasTuner oracle whose trial 0 uses the recipe's defaults."""
-
-    def populate_space(self, trial_id):
-        response = super().populate_space(trial_id)
-        if int(trial_id) == 0:
-            defaults = {each.name: each.default for each in self.get_space().space}
-            response["values"] = {**response["values"], **defaults}
-        return response
-
-
-class Random(DefaultsFirst, keras_tuner.oracles.RandomSearchOracle):
-    """Draws every trial at random."""
-
-
-class Bayesian(DefaultsFirst, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Models the score with a Gaussian process."""
-
-
-class Hyperband(DefaultsFirst, keras_tuner.oracles.HyperbandOracle):
-    """Starts many short trials and gives the better ones more epochs (Li et al. 2018)."""
-
-
-ORACLES = {"random": Random, "bayesian": Bayesian, "hyperband": Hyperband}
+class Aborted(errors.RecipeError, keras_tuner.errors.FatalError):
+    """Ends the search; of other errors in a trial, KerasTuner says that the trial failed."""
 
 
 class Search(keras_tuner.Tuner):
     """Runs `recipe.train` once per trial, so that a plain run with a trial's values and seed reproduces its score."""
 
-    def __init__(self, recipe, seed, **arguments):
+    def __init__(self, recipe, seed, oracle, **arguments):
         self.recipe, self.seed = recipe, seed
-        super().__init__(**arguments)
+        super().__init__(oracle, **arguments)
+        oracle.reload()
+
+    def save(self):
+        """Does nothing, since the oracle saves all that the search knows."""
 
     def run_trial(self, trial):
+        """Trains with the trial's values; returns {metric: score}.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: the training failed or diverged; other values may do better.
+            Aborted: something outside the trial failed, such as the disk; the trial will be run again.
+        """
         start = time.perf_counter()
         values = trial_values(self.recipe, trial)
-        hp = settings.build(self.recipe.configure, values)
-        histories = {}
+        metric = self.recipe.PROMISE["monitor"]["metric"]
         print(f"Trial {trial.trial_id}: {results.assignments(values)}")
+        try:
+            score = self.train(values)
+            if not math.isfinite(score):
+                raise callbacks.Diverged(f"{metric} is {score}")
+        except Exception as error:
+            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
+            # Keras raises no class of its own when weights can't be downloaded.
+            if isinstance(error, (OSError, errors.RecipeError)) or "URL fetch failure" in str(error):
+                raise Aborted(f"trial {trial.trial_id} was interrupted: {reason}; the same command goes on") from error
+            print(f"Trial {trial.trial_id} failed: {reason}")
+            raise keras_tuner.errors.FailedTrialError(reason) from error
+        print(f"Trial {trial.trial_id}: {metric} {score:.6g} in {time.perf_counter() - start:.0f} seconds")
+        return {metric: score}
+
+    def train(self, values):
+        """The score of a training with these values."""
+        hp, histories = settings.build(self.recipe.configure, values), {}
         keras.backend.clear_session()
         data.shuffle.counters.clear()
-        try:
-            of_every_fit = [callbacks.History(histories), callbacks.StopAtNaN(), callbacks.Progress()]
-            model = self.recipe.train(hp, self.seed, of_every_fit)
-        except callbacks.Diverged as error:
-            raise keras_tuner.errors.FailedTrialError(str(error)) from error
-        monitor = self.recipe.PROMISE["monitor"]
-        value = runs.validation_score(self.recipe, model, hp, histories)
-        print(f"Trial {trial.trial_id}: {monitor['metric']} {value:.6g} in {time.perf_counter() - start:.0f} seconds")
-        return {monitor["metric"]: value}
+        of_every_fit = [callbacks.History(histories), callbacks.StopAtNaN(), callbacks.Progress()]
+        model = self.recipe.train(hp, self.seed, of_every_fit)
+        return runs.validation_score(self.recipe, model, hp, histories)
 
 
 def trial_values(recipe, trial):
@@ -81,24 +81,6 @@ def search_space(entry, recipe, values):
     return recipe.configure(hp)
 
 
-def make_oracle(kind, space, promise, trials, seed):
-    """The KerasTuner oracle of a search over `space` with at most `trials` trials."""
-    direction = {"higher": "max", "lower": "min"}[promise["monitor"]["better"]]
-    common_arguments = {
-        "objective": keras_tuner.Objective(promise["monitor"]["metric"], direction),
-        "hyperparameters": space,
-        "seed": seed + 1,  # KerasTuner treats 0 as no seed at all.
-        "max_consecutive_failed_trials": trials + 1,  # By default, three in a row that diverge would end the search.
-    }
-    if kind == "hyperband":
-        if "epochs" not in space.values:
-            raise errors.RecipeError("hyperband varies epochs, and this recipe has none: choose another --tuner")
-        oracle = Hyperband(max_epochs=space["epochs"], hyperband_iterations=trials, **common_arguments)
-        oracle.max_trials = trials
-        return oracle
-    return ORACLES[kind](max_trials=trials, **common_arguments)
-
-
 def search(entry, recipe, values, options, directory):
     """Searches, or resumes the search in `directory`, and reports the best values.
 
@@ -108,6 +90,7 @@ def search(entry, recipe, values, options, directory):
     Raises:
         errors.RecipeError: the directory contains a search with another space or seed.
     """
+    role = workers.role()
     space = search_space(entry, recipe, values)
     identity = {"recipe": entry.name, "seed": options.seed, "space": space.get_config()["space"]}
     runs.check_names(directory)
@@ -119,14 +102,37 @@ def search(entry, recipe, values, options, directory):
     files.write_json(directory / "space.json", identity)
     print(f"The search is saved in {directory}; the same command resumes it.")
     preparation.prepare(recipe.PROMISE["data"])
-    oracle = make_oracle(options.tuner, space, recipe.PROMISE, options.search, options.seed)
-    oracle.verbose = 0
-    tuner = Search(recipe, options.seed, oracle=oracle, directory=directory, project_name="keras_tuner")
-    if oracle.remaining_trials() == 0:
+    config.DEBUG = False  # KerasTuner would print the traceback of every trial that fails.
+    oracle = oracles.make(options.tuner, space, recipe.PROMISE["monitor"], options.search, options.seed)
+    tuner = Search(recipe, options.seed, oracle, directory=directory, project_name="keras_tuner")
+    if oracle.ended >= options.search:
         print("All trials are already done; nothing is run again.")
-    tuner.search()
-    if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "chief"):
+    else:
+        run(tuner, oracle, role, options.search)
+    if role != "worker":
         summarize(recipe, oracle, options.seed, directory)
+
+
+def run(tuner, oracle, role, count):
+    """Runs the trials that remain of `count`; a chief has its workers run them.
+
+    Raises:
+        errors.RecipeError: the chief can't listen, or does not answer.
+    """
+    if oracle.trials:
+        interrupted = len(oracle.trials) - oracle.ended
+        print(f"{oracle.ended} of {count} trials are done; interrupted and run again: {interrupted}.")
+    if role == "chief":
+        workers.check_port()
+        print(f"Waiting for workers at {workers.address()}.", flush=True)
+    if role == "worker":
+        print(f"Waiting for the chief at {workers.address()}.", flush=True)
+    try:
+        tuner.search()
+    except grpc.RpcError as error:
+        raise errors.RecipeError(
+            f"the chief at {workers.address()} does not answer ({error.details()}): start it, then this worker again"
+        ) from None
 
 
 def summarize(recipe, oracle, seed, directory):
@@ -139,12 +145,12 @@ def summarize(recipe, oracle, seed, directory):
         shown = {name: trial.hyperparameters.values[name] for name in varied}
         told = f"{trial.score:.6g}" if trial.score is not None else trial.status.lower()
         print(f"{trial.trial_id:>5}  {told:>16}  {results.assignments(shown)}")
-    finished = [trial for trial in trials if trial.score is not None]
-    if not finished:
-        told = (trials[-1].message or "no more").strip().splitlines()[-1]  # The last line of a traceback.
-        raise errors.RecipeError(f"no trial succeeded; the last one failed with: {told}")
+    if all(trial.score is None for trial in trials):
+        # A worker tells the chief that a trial failed, but not why.
+        told = (trials[-1].message or "see the output of the workers").strip().splitlines()[-1]
+        raise errors.RecipeError(f"no trial succeeded; of the last one: {told.rpartition('FailedTrialError: ')[2]}")
     best = oracle.get_best_trials(1)[0]
-    picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
-    picture.savefig(directory / "search.png")
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
     print(f"  --seed {seed} --set {results.assignments(trial_values(recipe, best))}")
+    picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
+    picture.savefig(directory / "search.png")

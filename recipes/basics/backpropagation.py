@@ -56,6 +56,7 @@ PROMISE = {
     },
 }
 TINY = {"epochs": 2, "steps": 2}
+PINNED = ("steps",)
 SPLITS = {"train": "train[:60%]", "validation": "train[60%:80%]", "test": "train[80%:]"}
 
 SPECIES = ["Adelie", "Chinstrap", "Gentoo"]  # In the order of the data set's labels.
@@ -154,8 +155,7 @@ def train(hp, seed, callbacks=()):
     model, by_hand, untrained = build_model(hp), build_model(hp, "by_hand"), build_model(hp, "untrained")
     for each in (by_hand, untrained):
         each.set_weights(model.get_weights())
-    data = load_data(hp, "train")
-    validation = load_data(hp, "validation")
+    data, validation = load_data(hp, "train"), load_data(hp, "validation")
     model.fit(data, validation_data=validation, epochs=hp["epochs"], callbacks=[*callbacks], shuffle=False)
     for _, logs in epochs(by_hand, hp["epochs"], callbacks):
         for measurements, species in data.as_numpy_iterator():

@@ -68,6 +68,7 @@ PROMISE = {
 }
 TINY = {"examples": 210, "epochs": 2, "units": 16}
 VARIANTS = {"a third of the learning rate": {"learning_rate": 1e-3}}
+PINNED = ("rarity",)
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 
 RARE = 8

@@ -63,6 +63,7 @@ PROMISE = {
     },
 }
 TINY = {"epochs": 2, "xor_epochs": 2}
+PINNED = ("xor_epochs",)
 SPLITS = {"train": "train[:60%]", "validation": "train[60%:80%]", "test": "train[80%:]"}
 
 SPECIES = {"Adelie": 0, "Gentoo": 2}  # The perceptron says 0 or 1; the data set's labels are 0 and 2.

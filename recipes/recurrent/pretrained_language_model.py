@@ -40,7 +40,7 @@ PROMISE = {
 }
 TINY = {"examples": 70, "labels": 100, "units": 32, "least_steps": 2, "head_steps": 10, "gradual_unfreezing": True}
 VARIANTS = {"rates that shrink with depth": {"rate_decay": 2.6}, "gradual unfreezing": {"gradual_unfreezing": True}}
-PINNED = ("labels", "language_model_epochs", "passes", "least_steps", "head_steps")
+PINNED = ("labels", "length", "language_model_epochs", "passes", "least_steps", "head_steps")
 SPLITS = {"train": "train[:22500]", "validation": "train[22500:]", "test": "test[:10000]"}  # 10,000 are enough.
 LABELS = (100, 500, 2500, 22_500)
 

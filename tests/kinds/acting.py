@@ -24,6 +24,7 @@ PROMISE = {
 }
 TINY = {"epochs": 2, "steps": 30}
 VARIANTS = {"little exploration": {"exploration": 0.1}}
+PINNED = ("steps",)
 SPLITS = {"train": [0, 1, 2, 3, 4, 5, 6, 7], "validation": [100, 101, 102], "test": [200, 201, 202, 203, 204]}
 END, LIMIT, CAPACITY = 6, 14, 50  # The corridor's last cell; steps in an episode, at most; transitions kept.
 
