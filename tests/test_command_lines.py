@@ -186,7 +186,7 @@ def test_variants_where_there_are_none_or_from_another_seed(stand_in, tmp_path):
 
 
 def test_only_the_recipe_s_own_directory_loses_pictures(stand_in, tmp_path):
-    given, own = tmp_path / "given", tmp_path / "repository" / "saved_models" / "seq2seq" / "addition"
+    given, own = tmp_path / "given", tmp_path / "repository" / "saved_models" / "seq2seq" / "addition" / "run"
     for directory in (given, own):
         directory.mkdir(parents=True)
         (directory / "holiday.png").touch()
