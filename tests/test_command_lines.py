@@ -159,6 +159,8 @@ def test_an_output_directory_that_cannot_be_used_is_named(stand_in, tmp_path, ot
         # `mkdir` blames the link that it meets first.
         assert is_one_line(message) and place.removesuffix("/below").replace("/proc/new", "/proc") in message
         assert OUT in message or others in (["--resume"], ["--variants"], ["--try", "1+1"])
+    if others in ([], ["--search", "1"]):
+        assert "it is not a directory" in run([*others, "--out", str(tmp_path / "dangling")])
     assert stand_in.trained == 0
 
 
