@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from common.cookbook import preparation, settings
+from known_answers import functions, readers
 from test_recipes import call, first_batch, is_shifted
 
 
@@ -55,6 +56,10 @@ def count(recipe, hp, split):
     return collections.Counter(row for rows in rows_of(batches_of(recipe, hp, split)) for row in rows)
 
 
+def total_weight(batches):
+    return sum(batch[2].sum() for batch in batches.as_numpy_iterator() if len(batch) == 3)
+
+
 @pytest.mark.recorded
 def test_a_decoder_reads_the_target_one_place_late_and_padding_weighs_nothing(recipe, keras_run, hp):
     names = [each.name for each in keras_run.model.inputs]
@@ -63,7 +68,7 @@ def test_a_decoder_reads_the_target_one_place_late_and_padding_weighs_nothing(re
     if shifted_name is None or isinstance(recipe.START, str):
         return
     for split in ("train", "validation", "test"):
-        weights = []
+        weights, told, asked = [], [], []
         for inputs, target, weight in recipe.load_data(hp, split).as_numpy_iterator():
             inputs = dict(zip(names, inputs, strict=True))
             shifted, real = inputs[shifted_name], target != 0
@@ -77,7 +82,13 @@ def test_a_decoder_reads_the_target_one_place_late_and_padding_weighs_nothing(re
                 np.ravel_multi_index((np.arange(len(target)), lengths - 1), target.shape),
             )
             weights.append(weight[real])
+            source = inputs[names[0]]
+            if source.ndim == 2:
+                told += [row[row != 0].tolist() for row in source]
+                asked += [row[row != 0][:-1].tolist() for row in target]
         assert np.ptp(np.concatenate(weights)) < 1e-9, "some tokens weigh more than others"
+        read = [text[-len(answer) :] == answer for text, answer in zip(told, asked)]
+        assert sum(read) <= len(read) / 2, "the source ends with the target"
 
 
 @pytest.mark.recorded
@@ -109,8 +120,9 @@ def test_no_example_is_in_two_splits(recipe):
             if preparation.has(info, spec):
                 named.add(split)
                 for part in tfds.core.ReadInstruction.from_spec(spec).to_absolute(info.splits):
-                    assert part.from_ < part.to, f"{split} is empty"
-                    taken.append((f"{name} {part.splitname}", part.from_, part.to))
+                    begin, end = part.from_ or 0, part.to or info.splits[part.splitname].num_examples
+                    assert begin < end, f"{split} is empty"
+                    taken.append((f"{name} {part.splitname}", begin, end))
     if not named:
         pytest.skip("its data are not on this machine")
     assert named == set(recipe.SPLITS)
@@ -140,7 +152,7 @@ def test_every_pass_over_train_has_the_same_examples_in_other_batches(recipe, ti
         return  # Every step is on the whole split.
     assert [row for batch in first for row in batch] != [row for batch in second for row in batch]
     if max(map(len, first)) > 1:
-        assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+        assert {tuple(sorted(batch)) for batch in first} != {tuple(sorted(batch)) for batch in second}
     if "repeat" not in recipe.load_data.__code__.co_names:  # Otherwise an epoch is no pass.
         counts = [collections.Counter(row for batch in each for row in batch) for each in (first, second)]
         assert counts[0] == counts[1]
@@ -158,6 +170,33 @@ def test_no_example_is_lost_whatever_the_batch_size(recipe, tiny_run, hp):
                 "the batch size divides the tiny split: none can get lost"
             )
             assert count(recipe, hp, split) == count(recipe, one_by_one, split)
+            if not hasattr(recipe, "START"):  # A decoder's weights depend on the batch size.
+                # One by one, nothing is padded.
+                weights = (total_weight(batches_of(recipe, each, split)) for each in (hp, one_by_one))
+                assert next(weights) == pytest.approx(next(weights), rel=1e-5)
+
+
+@pytest.mark.recorded
+def test_what_is_saved_beside_a_model_is_learned_from_the_training_split(recipe, entry, tiny_run, hp, monkeypatch):
+    if not hasattr(recipe, "assets"):
+        return
+    splits = set()
+
+    def noting(function):
+        def read(*arguments, **options):
+            splits.add(inspect.signature(function).bind(*arguments, **options).arguments["split"])
+            return function(*arguments, **options)
+
+        return read
+
+    for each in functions(recipe).values():
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
+    for name, each in readers(recipe).items():
+        monkeypatch.setattr(recipe, name, noting(each))
+    recipe.assets(hp)
+    # A threshold for alarms needs an anomaly, and the training split has none.
+    assert splits <= ({"train", "validation"} if entry.name == "recurrent.anomaly_detection" else {"train"})
 
 
 def test_a_number_of_labels_is_that_of_the_examples_trained_on(recipe, tiny_run, hp):

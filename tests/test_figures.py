@@ -147,7 +147,7 @@ def some_texts(recipe, hp):
     """The first of the raw inputs that `evaluate` reads, from validation."""
     (name,) = (each for each in readers(recipe) if each in named_in(recipe.evaluate) and each != "load_data")
     given = {"hp": hp, "split": "validation", "examples": hp["examples"]}
-    return functions(recipe)[name](**{each: given[each] for each in parameters(functions(recipe)[name])})[0][:4]
+    return functions(recipe)[name](**{each: given[each] for each in parameters(functions(recipe)[name])})[0][:6]
 
 
 def scores_of(model, source, shifted, size):
@@ -189,7 +189,7 @@ def test_greedy_text_is_what_teacher_forcing_calls_likeliest(recipe, keras_run, 
     chosen = np.take_along_axis(scores, written[..., None], axis=2)[..., 0]
     assert (chosen > scores.max(axis=2) - 1e-3)[~ended].all()
     assert not written[ended].any()
-    assert len(np.unique(written)) > 4 and (written != written[0]).any()
+    assert len(np.unique(written)) > 3 and (written != written[0]).any()
 
 
 def stand_in():
