@@ -72,12 +72,11 @@ def test_gradients_by_hand_agree_with_those_of_the_tape_before_and_after_trainin
 
 @pytest.mark.parametrize("name", ["recurrent.language_model"])
 def test_nats_are_those_of_every_character_after_all_before_it(recipe, tiny_run, hp):
-    for split in ("test", "validation"):
-        ids = np.asarray(recipe.encode(recipe.START + recipe.load_text(hp, split)))
-        states = [np.zeros((1, each.shape[-1]), "float32") for each in tiny_run.model.inputs[1:]]
-        logits = call(tiny_run.model, [ids[None, :-1], *states])
-        nats = keras.losses.sparse_categorical_crossentropy(ids[None, 1:], logits, from_logits=True)
-        assert tiny_run.results["metrics"][f"{split}_nats"] == pytest.approx(float(np.mean(nats)), rel=1e-4)
+    ids = np.asarray(recipe.encode(recipe.START + recipe.load_text(hp, "test")))
+    states = [np.zeros((1, each.shape[-1]), "float32") for each in tiny_run.model.inputs[1:]]
+    logits, *_ = tiny_run.model.predict_on_batch([ids[None, :-1], *states])
+    nats = keras.losses.sparse_categorical_crossentropy(ids[None, 1:], logits, from_logits=True)
+    assert tiny_run.results["metrics"]["test_nats"] == pytest.approx(float(np.mean(nats)), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["recurrent.language_model"])
@@ -125,7 +124,7 @@ def random_weights(model):
     """Large random weights for a while, with which the model writes other words at every step."""
     kept, generator = model.get_weights(), np.random.default_rng(0)
     for weight in model.trainable_weights:
-        weight.assign(generator.normal(size=weight.shape, scale=2 / (weight.shape or [1])[-1] ** 0.5))
+        weight.assign(generator.normal(size=weight.shape, scale=2 / [1, *weight.shape][-1] ** 0.5))
     try:
         yield
     finally:
