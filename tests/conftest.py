@@ -3,6 +3,7 @@
 import collections
 import gc
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -131,6 +132,27 @@ class FirstWeights(keras.callbacks.Callback):
             self.seen.setdefault(id(weight), (weight, keras.ops.convert_to_numpy(weight)))
 
 
+class Fits(keras.callbacks.Callback):
+    """Notes what every fit, by the name of its model, began with and how its optimizer ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.first_weights, self.optimizers = {}, {}
+
+    def on_train_begin(self, logs=None):
+        self.first_weights[self.model.name] = self.model.get_weights()
+
+    def on_train_end(self, logs=None):
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None:
+            rate = optimizer.get_config()["learning_rate"]
+            self.optimizers[self.model.name] = {
+                "peak": rate["config"]["warmup_target"] if isinstance(rate, dict) else rate,
+                "last": float(optimizer.learning_rate),
+                "clip_norm": optimizer.clipnorm or optimizer.global_clipnorm,
+            }
+
+
 COMPILE = keras.Model.compile
 
 
@@ -140,11 +162,12 @@ def compile_for_single_steps(self, *arguments, **options):
 
 
 class TinyRun:
-    """A `--tiny` run that was killed once and resumed: results, directory, the models that `train` returned."""
+    """A `--tiny` run that was killed once and resumed: results, directory, what `train` got, read and returned."""
 
     def __init__(self, name, out):
         self.entry, self.recipe, self.out = entry_of(name), module_of(name), out
-        self.splits_of_training, self.killed, self.first_weights = [], False, FirstWeights()
+        self.splits_of_training, self.labels_of_training = [], []
+        self.killed, self.first_weights, self.fits = False, FirstWeights(), Fits()
         original = self.recipe.train
 
         def train_until_killed(hp, seed, callbacks):
@@ -154,13 +177,16 @@ class TinyRun:
             load_data = getattr(self.recipe, "load_data", None)
 
             def watched(hp, split, *others, **options):
+                given = inspect.signature(load_data).bind(hp, split, *others, **options).arguments
                 self.splits_of_training.append(split)
+                self.labels_of_training.append(given.get("labels"))
                 return load_data(hp, split, *others, **options)
 
             with pytest.MonkeyPatch.context() as patch:
                 if load_data:
                     patch.setattr(self.recipe, "load_data", watched)
-                trained = original(hp, seed, [self.first_weights, *callbacks])
+                trained = original(hp, seed, [self.first_weights, self.fits, *callbacks])
+            self.hp, self.trained = hp, trained
             self.models = trained if isinstance(trained, dict) else {"model": trained}
             return trained
 

@@ -165,3 +165,40 @@ def test_an_encoder_decoder_may_have_its_own_log_probabilities():
     found = [own(SOURCE, beam_size) for beam_size in (1, 3)]
     for beam_size, texts in zip((1, 3), found):
         np.testing.assert_array_equal(texts, decoding.decoder(model, 1, END, LENGTH)(SOURCE, beam_size))
+
+
+def remembering(batch):
+    """A model whose log-probabilities depend on all tokens before; its state is their number in base VOCABULARY."""
+    generator = np.random.default_rng(3)
+    table = tf.nn.log_softmax(generator.normal(size=(batch, (VOCABULARY + 1) ** LENGTH, VOCABULARY)) * 2)
+    table = tf.cast(table, tf.float32)
+
+    def step(tokens, states):
+        row, before = states
+        before = before * (VOCABULARY + 1) + tokens  # As digits, of which 0 is not the first.
+        return tf.gather_nd(table, tf.stack([row, before], axis=1)), [row, before]
+
+    return table.numpy(), step, [tf.range(batch), tf.zeros(batch, tf.int32)]
+
+
+def test_a_beam_takes_its_state_along():
+    table, step, states = remembering(batch=2)
+    scored = [{}, {}]
+    for row in range(2):
+        for text in itertools.product(range(VOCABULARY), repeat=LENGTH):
+            before, total = 0, 0.0
+            for last, token in zip((1, *text), text):
+                before = before * (VOCABULARY + 1) + last
+                total += table[row, before, token]
+            scored[row][text] = total
+    texts, scores = decoding.beam_search(step, tf.ones(2, tf.int32), states, LENGTH, VOCABULARY**LENGTH)
+    written = decoding.greedy(step, tf.ones(2, tf.int32), states, LENGTH).numpy()
+    for row in range(2):
+        best = sorted(scored[row], key=scored[row].get, reverse=True)[:20]
+        assert [tuple(text) for text in texts[row][:20].numpy()] == best
+        np.testing.assert_allclose(scores[row][:20], [scored[row][text] for text in best], rtol=1e-5)
+        before, last = 0, 1
+        for token in written[row]:
+            before = before * (VOCABULARY + 1) + last
+            assert token == table[row, before].argmax()
+            last = token

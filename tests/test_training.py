@@ -1,0 +1,32 @@
+"""What the fits of a tiny run began with, and how their optimizers ended."""
+
+import numpy as np
+
+UNCLIPPED = ["recurrent.sentiment"]  # Its recorded figure was measured so.
+
+
+def test_a_learning_rate_falls_below_a_hundredth_of_its_peak(recipe, tiny_run):
+    if not hasattr(recipe, "OneCycle"):
+        return
+    fits = tiny_run.fits.optimizers
+    if "schedule" in tiny_run.hp.values:  # Schedules are compared: only the recipe's own network must have one.
+        fits = {tiny_run.model.name: fits[tiny_run.model.name]}
+    assert fits and all(each["last"] < 0.01 * each["peak"] for each in fits.values()), fits
+
+
+def test_gradients_of_recurrent_networks_are_clipped(entry, tiny_run):
+    if entry.name.startswith(("recurrent.", "seq2seq.")) and entry.name not in UNCLIPPED:
+        fits = tiny_run.fits.optimizers
+        assert fits and all(each["clip_norm"] for each in fits.values()), fits
+
+
+def test_fine_tuning_begins_with_base_and_head_of_the_frozen_network(tiny_run):
+    begun = tiny_run.fits.first_weights
+    for model in tiny_run.models.values():
+        name = getattr(model, "name", "")
+        if name.startswith("frozen"):
+            number = name.removeprefix("frozen")
+            others = ("frozen", "scratch")
+            tuned = next(each for each in begun if each.endswith(number) and not each.startswith(others))
+            for first, kept in zip(begun[tuned], model.get_weights(), strict=True):
+                np.testing.assert_array_equal(first, kept, err_msg=f"{tuned} does not begin as {name} ends")
