@@ -45,7 +45,7 @@ PROMISE = {
         ),
     },
 }
-TINY = {"examples": 250, "labels": 10, "base_epochs": 2, "steps": 2}
+TINY = {"examples": 270, "labels": 10, "base_epochs": 2, "steps": 2}
 PINNED = ("labels", "base_epochs", "steps")
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 
