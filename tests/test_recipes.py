@@ -13,7 +13,6 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from common.cookbook import answers, catalogue, copying, results, settings
 
@@ -184,6 +183,8 @@ def test_a_copy_adds_little_to_the_recipe_and_what_it_names(entry, tmp_path):
     assert beyond <= 55
     copied = ast.parse((tmp_path / "copied.py").read_text())
     defined = [node.name for node in copied.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    targets = [target for node in copied.body if isinstance(node, ast.Assign) for target in node.targets]
+    defined += [target.id for target in targets if isinstance(target, ast.Name)]
     assert len(defined) == len(set(defined)), "a name of the recipe's is one of common's too"
 
 
@@ -309,6 +310,21 @@ def test_every_token_weighs_the_same_in_every_batch(recipe, tiny_run, hp):
     np.testing.assert_allclose(weights, weights[0], rtol=1e-4)
 
 
+STORY = {
+    "story": ["Mary took the milk.", "Mary went to the kitchen."],
+    "question": "Where is the milk?",
+    "answer": "kitchen",
+}
+
+
+def renamed(recipe, seed):
+    """`STORY` and 29 copies with other names: their tokens (30, N), and the vocabulary."""
+    keras.utils.set_random_seed(seed)
+    words = sorted({"went", "to", "the", "where", "is", *(name for names in recipe.EXCHANGEABLE for name in names)})
+    stories, questions, answers = recipe.rename(*recipe.encode([STORY], words), words, times=30)
+    return np.column_stack([np.reshape(stories.to_tensor(), (30, -1)), questions, answers]), words
+
+
 @pytest.mark.parametrize("name", ["recurrent.tree"])
 def test_trees_and_sequences_train_on_the_same_phrases_with_the_same_labels_and_weights(recipe, tiny_run):
     seen, sentences, batches = {}, {}, {}
@@ -357,13 +373,7 @@ def test_more_padding_changes_no_output_of_the_sequence_network(recipe, tiny_run
 
 def test_other_names_are_traded_one_for_one():
     recipe = importlib.import_module("recipes.seq2seq.question_answering")
-    words = sorted({"went", "to", "the", "where", "is", *(name for names in recipe.EXCHANGEABLE for name in names)})
-    stories = tf.RaggedTensor.from_row_lengths(
-        recipe.encode(["Mary took the milk.", "Mary went to the kitchen."], words), [2]
-    )
-    question, answer = recipe.encode(["Where is the milk?"], words), recipe.encode(["kitchen"], words)[:, 0]
-    stories, questions, answers = recipe.rename(stories, question, answer, words, times=30)
-    texts = [np.concatenate([np.ravel(story), *rest]) for *rest, story in zip(questions, answers[:, None], stories)]
+    texts, words = renamed(recipe, seed=0)
     rows = [{words.index(name) + 2 for name in names} for names in recipe.EXCHANGEABLE]
     assert len({tuple(text) for text in texts}) > 20
     for text in texts:
@@ -371,6 +381,38 @@ def test_other_names_are_traded_one_for_one():
         assert np.array_equal(texts[0][:, None] == texts[0], text[:, None] == text)
         for token, other in zip(texts[0], text):
             assert token == other or any({token, other} <= row for row in rows)
+
+
+def test_every_seed_trades_other_names():
+    recipe = importlib.import_module("recipes.seq2seq.question_answering")
+    first, again, other = (renamed(recipe, seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[0], other[0])
+    assert (first[1:] != other[1:]).any(axis=1).sum() > 20
+
+
+def test_what_the_trees_see_does_not_depend_on_the_names():
+    recipe = importlib.import_module("recipes.seq2seq.question_answering")
+    trade = {"mary": "fred", "milk": "apple", "kitchen": "garden"}
+    traded = {**STORY, "story": ["Fred took the apple.", "Fred went to the garden."], "question": "Where is the apple?"}
+    (clues, numbers), (other_clues, other_numbers) = map(recipe.find_clues, (STORY, traded))
+    assert clues == other_clues and set(trade) == set(numbers)
+    assert {trade[name]: number for name, number in numbers.items()} == other_numbers
+
+
+@pytest.mark.parametrize("reader", ["memory", "lstm"])
+def test_a_reader_of_stories_ignores_padding_and_nothing_else(reader):
+    recipe = importlib.import_module("recipes.seq2seq.question_answering")
+    keras.utils.set_random_seed(0)
+    model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "reader": reader}))
+    generator = np.random.default_rng(0)
+    story, question = generator.integers(2, recipe.VOCABULARY_SIZE, (2, 4, 7)), np.arange(2, 16).reshape(2, 7)
+    story[1, 2:] = 0
+    expected = call(model, [story, question])
+    padded = call(model, [np.pad(story, ((0, 0), (0, 3), (0, 0))), question])
+    np.testing.assert_allclose(padded, expected, rtol=1e-4, atol=1e-5)
+    for changed in ([story[:, ::-1], question], [story, question[:, ::-1]]):
+        assert not np.allclose(call(model, changed)[0], expected[0], rtol=1e-2)
 
 
 def test_a_lost_mask_is_no_mask_and_an_explicit_one_makes_padding_weightless():
@@ -421,3 +463,37 @@ def test_whitening_makes_the_colours_of_neighbouring_pixels_nearly_uncorrelated(
     moments = np.einsum("nhwi,nhwj->ij", maps, maps) / maps[..., 0].size
     np.testing.assert_allclose(moments[:12, :12], np.eye(12), atol=0.06)
     np.testing.assert_allclose(moments[:12, 12:], -moments[:12, :12], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["recurrent.vanishing_gradients"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_bias_of_unit_n_lets_it_keep_its_state_for_n_steps(recipe, hp, cell):
+    model = recipe.build_model({**hp.values, "cell": cell, "gate_bias": "chrono", "length": 200})
+    layer = model.get_layer("recurrent").cell
+    for weights in (layer.kernel, layer.recurrent_kernel):
+        weights.assign(np.zeros(weights.shape))
+    ones = np.ones((1, hp["units"]), "float32")
+    _, states = layer(np.zeros((1, 2), "float32"), [ones] * (2 if cell == "lstm" else 1))
+    np.testing.assert_allclose(states[-1][0], 1 - 1 / np.linspace(2, 200, hp["units"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["recurrent.vanishing_gradients"])
+@pytest.mark.parametrize("offset, wrong", [(0.079, 0), (-0.081, 1), (np.nan, 1)])
+def test_a_sum_off_by_more_than_the_paper_allows_is_wrong(recipe, hp, offset, wrong, monkeypatch):
+    sequences = keras.Input((hp["length"], 2))
+    answers = keras.ops.sum(keras.ops.prod(sequences, axis=-1), axis=1, keepdims=True) + offset
+    model = keras.Model(sequences, answers)
+    model.seed, model.found = 0, {}
+    monkeypatch.setattr(recipe, "gradient_left", lambda *_: np.array([0.5, 0.002, 0.04, 0.2, 1.0]))
+    results = recipe.evaluate({"model": model}, hp)
+    assert (results["wrong"], results["solved"]) == (wrong, 1 - wrong)
+    assert (results["gru-keras-left"], results["gru-keras-reach"]) == (0.5, 3)
+
+
+@pytest.mark.parametrize("name", ["recurrent.vanishing_gradients"])
+def test_a_gradient_descent_that_overflows_ends_there_and_is_not_chosen(recipe, hp, monkeypatch):
+    changes, times, _ = recipe.COMPARED["unclipped"]
+    monkeypatch.setattr(recipe, "COMPARED", {"unclipped": (changes, times, (1e6, 0.01))})
+    found = recipe.train(hp, 0)["unclipped"].found
+    per_epoch = -(-hp["examples"] // hp["batch_size"])
+    assert found["rate"] == 0.01 and 0 < found["updates"] < times * hp["epochs"] * per_epoch

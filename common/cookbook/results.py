@@ -1,6 +1,7 @@
 """What a run measured: its results file, and its figures as text. No TensorFlow here."""
 
 import json
+import math
 import statistics
 
 from common import files
@@ -151,8 +152,10 @@ def number(value):
 
 
 def decimals(value):
-    """How many decimals give four significant digits; numbers below 1 get four."""
-    return max(0, 4 - len(str(int(abs(value))) if abs(value) >= 1 else ""))
+    """How many decimals give four significant digits; numbers below 1 get four, or what two significant ones need."""
+    if abs(value) >= 1:
+        return max(0, 4 - len(str(int(abs(value)))))
+    return max(4, 1 - math.floor(math.log10(abs(value)))) if value else 4
 
 
 def spread(figure):
