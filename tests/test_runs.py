@@ -115,7 +115,7 @@ def test_a_model_and_a_picture_are_whole_or_the_old_ones(tmp_path, monkeypatch):
 
 def test_a_picture_that_is_no_longer_drawn_goes(tmp_path):
     tmp_path.joinpath("old.png").touch()
-    execute(StandIn(), tmp_path)
+    execute(StandIn(), tmp_path, own=True)
     assert [path.name for path in tmp_path.glob("*.png")] == ["line.png"]
 
 
