@@ -465,6 +465,13 @@ def test_whitening_makes_the_colours_of_neighbouring_pixels_nearly_uncorrelated(
     np.testing.assert_allclose(moments[:12, 12:], -moments[:12, :12], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["recurrent.tagging"])
+def test_no_spelling_is_masked_as_a_whole_which_cudnn_would_refuse(recipe, hp):
+    (rows, numbers, spellings), _, weights = next(iter(recipe.load_data(hp, "validation")))
+    assert numbers[0] == 0 and np.all(spellings[:, 0] != 0)
+    np.testing.assert_array_equal(weights, rows != 0)
+
+
 @pytest.mark.parametrize("name", ["recurrent.vanishing_gradients"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_bias_of_unit_n_lets_it_keep_its_state_for_n_steps(recipe, hp, cell):
