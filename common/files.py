@@ -21,7 +21,7 @@ def replacing(path):
         with tempfile.TemporaryDirectory(".unfinished", f"{path.name}.", path.parent) as folder:
             unfinished = pathlib.Path(folder, path.name)
             yield unfinished
-            with open(unfinished, "rb") as file:
+            with open(unfinished, "r+b") as file:  # Windows flushes only files that may be written.
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
     except OSError as error:

@@ -270,7 +270,9 @@ def test_variants_are_compared_with_the_record_where_there_is_no_run(home):
 
 def test_a_run_s_model_is_tried_before_the_record_s(home, monkeypatch):
     tried = []
-    monkeypatch.setattr("common.cookbook.trying.try_model", lambda recipe, directory, *given: tried.append(directory))
+    monkeypatch.setattr(
+        "common.cookbook.trying.try_model", lambda entry, recipe, directory, *given: tried.append(directory)
+    )
     dispatch(StandIn(), "--try", "1+1")
     files.write_text(home / "run" / "model.keras", "")
     dispatch(StandIn(), "--try", "1+1")

@@ -1,10 +1,14 @@
 """One run at a time in a directory."""
 
 import contextlib
-import fcntl
 import os
 
 from common.cookbook import errors
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there, nothing keeps two runs apart.
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -17,7 +21,8 @@ def locked(directory):
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise errors.RecipeError(

@@ -58,10 +58,10 @@ def recorded(entry, out):
     Raises:
         errors.RecipeError: they are another recipe's, or the file is damaged.
     """
-    found = read(out / "results.json")
+    found = read_json(out / "results.json", {"recipe": str})
     if found and found["recipe"] != entry.name:
         raise errors.RecipeError(f"{out} contains results of {found['recipe']}: choose another --out")
-    return found
+    return read(out / "results.json")
 
 
 def score(histories, metric):

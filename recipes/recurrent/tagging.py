@@ -8,8 +8,11 @@ Paper     Plank, Søgaard, Goldberg: Multilingual Part-of-Speech Tagging with Bi
           Models and Auxiliary Loss, 2016, https://arxiv.org/abs/1604.05529; here word dropout, no auxiliary loss
 Answers   What does the network add to a linear classifier? It tags 95.2% of test words correctly, the classifier 94.8%;
           of the words that do not occur in training, in upper or lower case, 81.0% and 81.0%.
-          What do the characters of a word add? not measured yet
-          What does reading the whole sentence add? not measured yet
+          What do the characters of a word add? With words and characters, accuracy is 95.2% (81.0% on unknown words);
+          with lower-case words alone 91.7% (51.4%), with characters alone 93.3% (80.0%, no difference beyond the spread
+          of the seeds).
+          What does reading the whole sentence add? Accuracy is 95.2%, 92.7% if it is read forwards only, 94.7% for a
+          feed-forward network on five words.
 
     python -m recipes.recurrent.tagging
     python -m recipes.recurrent.tagging --try "Time flies like an arrow; fruit flies like a banana."
@@ -44,7 +47,7 @@ PROMISE = {
         "What do the characters of a word add?": "With words and characters, accuracy is {accuracy:.1%} "
         "({accuracy_unknown:.1%} on unknown words); with lower-case words alone {words alone/accuracy:.1%} "
         "({words alone/accuracy_unknown:.1%}), with characters alone {characters alone/accuracy:.1%} "
-        "({characters alone/accuracy_unknown:.1%}).",
+        "({characters alone/accuracy_unknown:.1%}, no difference beyond the spread of the seeds).",
         "What does reading the whole sentence add?": "Accuracy is {accuracy:.1%}, {read forwards only/accuracy:.1%} if "
         "it is read forwards only, {window of five words/accuracy:.1%} for a feed-forward network on five words.",
     },
