@@ -62,8 +62,14 @@ def main(arguments=None):
             list_recipes()
     except BrokenPipeError:  # `python -m recipes | head` closes the pipe early.
         return 1
-    except KeyboardInterrupt:
-        print("python -m recipes: stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["python -m recipes: stopped", *interrupt.args, "the same command goes on"]), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in errors.FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"python -m recipes: the disk is full{where}: free some space, then rerun this", file=sys.stderr)
         return 2
     except errors.RecipeError as error:
         print(f"python -m recipes: {output.printable(error)}", file=sys.stderr)

@@ -101,6 +101,7 @@ def draw(generator, places):
         "--tiny": [],
         "--resume": [],
         "--variants": [],
+        "--record": [],
         "--help": [],
         "--nonsense": [],
         "stray": [],

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -82,13 +83,19 @@ def test_mistakes_end_with_one_line_and_no_traceback(tmp_path):
     )
 
 
-def test_a_full_disk_is_told_in_one_line(monkeypatch):
-    def full(entry, recipe, options):
-        raise OSError(errno.ENOSPC, "No space left on device", "model.keras")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_reported_in_one_line(number, monkeypatch, capsys):
+    def full(*given):
+        raise OSError(number, os.strerror(number), "model.keras")
 
     monkeypatch.setattr(command_line, "dispatch", full)
     with pytest.raises(SystemExit, match="^[^\n]*the disk is full.*--resume[^\n]*$"):
         command_line.main(f"recipes.{NAME}", [])
+    monkeypatch.setattr(commands, "list_recipes", full)
+    assert commands.main([]) == 2
+    assert capsys.readouterr().err == (
+        "python -m recipes: the disk is full (model.keras): free some space, then rerun this\n"
+    )
 
 
 def test_a_process_killed_at_once_resumes_in_another_bit_for_bit(tmp_path, tiny_runs, monkeypatch):
@@ -138,14 +145,15 @@ def interrupted(tmp_path, tiny_runs, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Interrupt()]))
-    with pytest.raises(errors.RecipeError, match="stopped; epoch 1 is saved in .*model.keras; --resume continues"):
+    with pytest.raises(KeyboardInterrupt, match="^epoch 1 is saved in .*last-epoch.keras$"):
         short(tmp_path)
     monkeypatch.setattr(recipe, "train", original)
     return tmp_path
 
 
 def test_an_interrupted_run_keeps_its_last_epoch(interrupted):
-    assert keras.models.load_model(interrupted / "model.keras").count_params()
+    assert keras.models.load_model(interrupted / "last-epoch.keras").count_params()
+    assert not (interrupted / "model.keras").exists(), "this would replace the model of a finished run"
     assert len((interrupted / "history.csv").read_text().splitlines()) == 2
 
 
@@ -159,8 +167,8 @@ def test_resume_refuses_other_hyperparameters_and_seeds(interrupted):
 
 def test_an_unfinished_run_is_moved_aside_and_not_lost(interrupted, capsys):
     short(interrupted)
-    assert (interrupted / "backup-previous" / "run.json").exists()
-    assert "--resume would have continued it" in capsys.readouterr().out
+    assert (interrupted / "backup-previous" / "identity.json").exists()
+    assert "to continue it, rename that to backup and use --resume" in capsys.readouterr().out
 
 
 def test_resume_without_a_run_is_refused(tmp_path, tiny_runs):
@@ -183,12 +191,12 @@ def test_a_record_of_more_seeds_is_not_overwritten(tmp_path, tiny_runs):
     measured = tiny_runs(NAME).results
     record = {**measured, "seeds": [0, 1, 2]}
     files.write_json(tmp_path / "results.json", record)
-    files.write_json(tmp_path / "run.json", measured)
+    files.write_json(tmp_path / "fewer-seeds.json", measured)
     results.record(measured, tmp_path)
     assert results.read_json(tmp_path / "results.json") == record
-    assert results.read_json(tmp_path / "run.json") == measured
+    assert results.read_json(tmp_path / "fewer-seeds.json") == measured
     more = {**measured, "seeds": [5, 6, 7]}
-    files.write_json(tmp_path / "run.json", more)
+    files.write_json(tmp_path / "fewer-seeds.json", more)
     results.record(more, tmp_path)
     assert results.read_json(tmp_path / "results.json") == more
 
@@ -265,7 +273,7 @@ def test_nan_keeps_the_last_good_weights(tmp_path, tiny_runs, monkeypatch):
     monkeypatch.setattr(recipe, "train", lambda hp, seed, callbacks: original(hp, seed, [*callbacks, Poison()]))
     with pytest.raises(errors.RecipeError, match="nan at step 1 of epoch 2; epoch 1 is saved in"):
         short(tmp_path)
-    assert (tmp_path / "model.keras").exists()
+    assert (tmp_path / "last-epoch.keras").exists()
 
 
 def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(tmp_path, tiny_runs, monkeypatch):

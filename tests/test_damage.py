@@ -51,13 +51,13 @@ def test_a_killed_run_resumes(killed):
 
 @damaged
 def test_a_damaged_run_file_is_named_and_a_fresh_start_goes_past_it(content, killed, capsys):
-    path = killed / "backup" / "run.json"
+    path = killed / "backup" / "identity.json"
     path.write_bytes(content)
     with pytest.raises(errors.Damaged, match=f"^{path} is damaged: [^\n]*$"):
         execute(StandIn(), killed, resume=True)
     assert execute(StandIn(), killed)["metrics"]["accuracy"] == 2.0
-    assert (killed / "backup-previous" / "run.json").read_bytes() == content
-    assert "backup-previous; it could not be resumed" in capsys.readouterr().out
+    assert (killed / "backup-previous" / "identity.json").read_bytes() == content
+    assert "backup-previous; it can't be resumed" in capsys.readouterr().out
 
 
 @damaged
@@ -269,3 +269,16 @@ def test_escape_codes_from_files_are_not_sent_to_the_terminal(tmp_path, monkeypa
     commands.main([])
     told = capsys.readouterr().out
     assert "\x1b" not in told and told.count("\\x1b[2J") > 2
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(prepared, monkeypatch):
+    def forbidden(*given, **options):
+        raise tf.errors.PermissionDeniedError(None, None, "Permission denied")
+
+    monkeypatch.setattr(tf.data, "TFRecordDataset", forbidden)
+    integrity.is_whole.cache_clear()
+    with pytest.raises(
+        errors.RecipeError, match="^cannot read [^\n]*: let this user read it, or set TFDS_DATA_DIR$"
+    ) as told:
+        preparation.prepare([sums.Builder.name])
+    assert not isinstance(told.value, errors.Damaged)

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
 import types
@@ -57,7 +58,7 @@ def test_what_else_writes_into_a_directory_is_refused_too(arguments, home):
 def test_a_run_killed_after_its_evaluation_resumes(function, tmp_path, monkeypatch):
     """Before its results are recorded, or before its backup is removed."""
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -74,7 +75,7 @@ def test_a_run_killed_after_its_evaluation_resumes(function, tmp_path, monkeypat
 
 
 def test_a_variant_killed_after_its_evaluation_resumes(home, monkeypatch):
-    def killed(*arguments):
+    def killed(*arguments, **options):
         raise Killed
 
     execute(StandIn(), home / "run")
@@ -172,6 +173,20 @@ def test_output_that_nothing_reads_ends_in_one_line(monkeypatch):
         )
 
 
+def test_a_full_disk_under_the_output_ends_in_one_line(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert "the disk is full" in stopped([], monkeypatch, lambda: print("x"))
+
+
+def test_a_file_system_without_locks_stops_nothing(tmp_path, monkeypatch):
+    def no_locks(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locking.fcntl, "flock", no_locks)
+    assert execute(StandIn(), tmp_path)["metrics"]["accuracy"] == 2.0
+
+
 def test_a_closed_standard_output_stops_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     output.prepare()
@@ -242,10 +257,44 @@ def test_only_the_recipe_s_own_run_with_enough_seeds_becomes_the_record(home):
     dispatch(StandIn(), "--seeds", "2")
     dispatch(StandIn(), "--record")
     before = contents(home)
-    dispatch(StandIn(), "--out", str(home / "other"))
+    shutil.rmtree(home / "run")
+    dispatch(StandIn())
     with pytest.raises(errors.RecipeError, match="the record has 2 seeds, and the run in .* only 1"):
-        dispatch(StandIn(), "--out", str(home / "other"), "--record")
+        dispatch(StandIn(), "--record")
     assert contents(home) == before
+
+
+def test_the_files_of_a_later_run_do_not_become_the_record_of_an_earlier_one(home, capsys):
+    dispatch(StandIn(), "--seeds", "2")
+    dispatch(StandIn(), "--record")
+    before = contents(home)
+    capsys.readouterr()
+    dispatch(StandIn(), "--seed", "7")
+    assert "--record" not in capsys.readouterr().out
+    with pytest.raises(errors.RecipeError, match="files of a later run than its results"):
+        dispatch(StandIn(), "--record")
+    dispatch(StandIn(), "--seeds", "2")
+    unfinished = StandIn()
+    unfinished.at_epoch = lambda epoch, logs, agent: interrupt() if epoch == 1 else None
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(unfinished, "--seeds", "2")
+    with pytest.raises(errors.RecipeError, match="files of a later run than its results"):
+        dispatch(StandIn(), "--record")
+    assert contents(home) == before
+
+
+def test_a_run_that_was_stopped_at_once_does_not_replace_the_backup_of_a_longer_one(tmp_path):
+    recipe = StandIn()
+    for stop_at in (1, 0, 0):
+        recipe.at_epoch = lambda epoch, logs, agent, stop_at=stop_at: interrupt() if epoch == stop_at else None
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe, tmp_path)
+    (tmp_path / "backup").rename(tmp_path / "backup-empty")
+    (tmp_path / "backup-previous").rename(tmp_path / "backup")
+    trained, again = [], StandIn()
+    again.at_epoch = lambda epoch, *given: trained.append(epoch)
+    execute(again, tmp_path, resume=True)
+    assert trained == [1]
 
 
 def test_an_equal_run_keeps_the_variants(home):
@@ -278,3 +327,27 @@ def test_a_run_s_model_is_tried_before_the_record_s(home, monkeypatch):
     dispatch(StandIn(), "--try", "1+1")
     dispatch(StandIn(), "--tiny", "--try", "1+1")
     assert tried == [home, home / "run", home / "tiny"]
+
+
+def test_epochs_and_examples_of_the_command_line_hold_for_variants(home):
+    recipe = StandIn()
+    recipe.VARIANTS = {"long": {"epochs": 5, "rate": 2.0}}
+    dispatch(recipe, "--tiny")
+    dispatch(recipe, "--tiny", "--variants")
+    assert results.read(home / "tiny" / "results.json")["variants"]["long"]["metrics"]["accuracy"] == 2.0
+
+
+def test_verify_goes_on_where_it_was_stopped(home):
+    dispatch(StandIn())
+    dispatch(StandIn(), "--record")
+    recipe, trained = StandIn(), []
+    recipe.at_epoch = lambda epoch, logs, agent: interrupt() if epoch == 1 else None
+    with pytest.raises(KeyboardInterrupt, match="epoch 1 is saved in"):
+        runs.verify(catalogue.entry(standin.NAME), recipe)
+    recipe.at_epoch = lambda epoch, *given: trained.append(epoch)
+    assert runs.verify(catalogue.entry(standin.NAME), recipe) and trained == [1]
+
+
+def test_a_hyperparameter_that_is_no_more_is_named():
+    told = runs.difference("hyperparameters", {"gone": 1, "rate": 1.0}, {"rate": 2.0})
+    assert told == "gone=1, not None; rate=1.0, not 2.0: use the same --set"

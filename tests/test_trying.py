@@ -4,6 +4,7 @@ import io
 import shlex
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -84,12 +85,22 @@ def test_other_files_beside_a_model_are_not_read(finished, capsys):
     assert capsys.readouterr().out == "596\n"
 
 
+def a_zip_with_another_byte():
+    """An archive, as a model is, whose content does not fit its checksum."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("metadata.json", "config.json"):
+            file.writestr(name, "{}")
+    return archive.getvalue().replace(b"{}", b"[]")
+
+
 @pytest.mark.parametrize(
     "file, content, told",
     [
         ("settings.json", None, "settings.json can't be read; train the model again with `python -m"),
         ("settings.json", b"\xff", "settings.json can't be read; train the model again with `python -m"),
         ("model.keras", None, "no trained model in .*; train one with `[^`]*--out [^`]*/out`"),
+        ("model.keras", a_zip_with_another_byte(), "model.keras is no model that Keras can load; train it again with"),
         ("model.keras", b"cut", "model.keras is no model that Keras can load; train it again with `python -m"),
         ("results.json", b'{"recipe": "vision.lenet"}', "contains results of vision.lenet: choose another --out"),
     ],
@@ -104,7 +115,7 @@ def test_what_is_missing_damaged_or_another_recipe_s_is_told_with_what_to_do(fin
 
 def test_an_unfinished_run_is_to_be_resumed(finished):
     (finished / "model.keras").unlink()
-    files.write_json(finished / "backup" / "run.json", {})
+    files.write_json(finished / "backup" / "identity.json", {})
     with pytest.raises(SystemExit, match="train one with `[^`]*/out --resume`$"):
         command_line.main(ADDITION, ["--try", "1+1", "--out", str(finished)])
 

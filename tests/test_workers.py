@@ -2,11 +2,13 @@
 
 import socket
 
+import grpc
+import keras_tuner
 import pytest
 from keras_tuner.src.distribute import oracle_chief, oracle_client
 from test_search import Formula, run
 
-from common.cookbook import errors, workers
+from common.cookbook import errors, search, workers
 
 
 def test_without_the_variables_a_process_searches_alone(monkeypatch):
@@ -97,3 +99,17 @@ def test_a_restarted_chief_says_what_is_done_and_waits_only_for_what_is_left(bec
     run(Formula(), tmp_path, trials=3)
     told = capsys.readouterr().out
     assert "2 of 3 trials are done; " in told and "Waiting for workers at 127.0.0.1:" in told and len(served) == 1
+
+
+def test_a_trial_that_ends_while_the_chief_is_away_does_not_count_as_failed(become, monkeypatch):
+    class NoAnswer(grpc.RpcError):
+        def details(self):
+            return "connection refused"
+
+    def update(*given):
+        raise NoAnswer
+
+    become("worker-0", port=8000)
+    monkeypatch.setattr(keras_tuner.Tuner, "_run_and_update_trial", update)
+    with pytest.raises(keras_tuner.errors.FatalError, match="^the chief at 127.0.0.1:8000 does not answer"):
+        search.Search._run_and_update_trial(object.__new__(search.Search), None)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import importlib
 import os
@@ -27,11 +26,12 @@ APART = [
     ("--try", "--seeds", "--try trains nothing"),
     *[("--record", other, "--record trains nothing") for other in ("--search", "--variants", "--resume", "--seeds")],
     ("--record", "--try", "give one of them"),
+    ("--record", "--out", "only the run in the recipe's own directory becomes the record"),
 ]
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, without the usage."""
+    """Reports a mistake in one line, without the usage."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {errors.one_line(message)}; see --help\n")
@@ -150,12 +150,12 @@ def main(name, arguments=None):
         sys.stdout.flush()
     except errors.RecipeError as error:
         sys.exit(f"{entry.name}: {output.printable(error)}")
-    except KeyboardInterrupt:
-        sys.exit(f"{entry.name}: stopped; {again}")
+    except KeyboardInterrupt as interrupt:
+        sys.exit(f"{entry.name}: {'; '.join(['stopped', *interrupt.args, again])}")
     except BrokenPipeError:
         sys.exit(f"{entry.name}: stopped, since nothing reads the output; {again}")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in errors.FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"{entry.name}: the disk is full{where}: free some space, then {again}")
@@ -171,7 +171,7 @@ def folder(values):
 
 def dispatch(entry, recipe, options):
     """Does what the command line asks for."""
-    from common.cookbook import locking, recording, runs, search, settings, trying
+    from common.cookbook import locking, recording, runs, search, settings, trying, workers
 
     given = settings.parse(recipe.configure, options.set)
     values = {**(recipe.TINY if options.tiny else {}), **given}
@@ -181,8 +181,7 @@ def dispatch(entry, recipe, options):
         if options.search:
             directory = out / "search" / options.tuner
             # Workers share the directory of their chief, which holds it.
-            is_worker = "chief" not in os.environ.get("KERASTUNER_TUNER_ID", "chief")
-            with contextlib.nullcontext() if is_worker else locking.locked(directory):
+            with contextlib.nullcontext() if workers.role() == "worker" else locking.locked(directory):
                 search.search(entry, recipe, values, options, directory)
         elif options.variants:
             runs.compare_variants(entry, recipe, values, options.seed, out, options.resume, own)
@@ -196,7 +195,7 @@ def dispatch(entry, recipe, options):
             seeds = list(range(options.seed, options.seed + options.seeds))
             measured = runs.execute(entry, recipe, values, seeds, out, options.resume, own)
             results.report(measured, out)
-            print(what_next(entry, options, out))
+            print(what_next(entry, options, out, measured))
 
 
 def run_command(entry, options):
@@ -207,12 +206,12 @@ def run_command(entry, options):
     return shlex.join(["python", "-m", f"recipes.{entry.name}", *same])
 
 
-def what_next(entry, options, out):
+def what_next(entry, options, out, measured):
     """The commands that a finished run suggests."""
     command = run_command(entry, options)
     tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
     lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
-    if out == entry.directory / "run":
+    if out == entry.directory / "run" and not results.outnumbers(entry.results, measured):
         lines.insert(
             1, f"The record in {entry.directory} is unchanged; `{command} --record` makes this run the record."
         )

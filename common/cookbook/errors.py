@@ -4,6 +4,8 @@ import contextlib
 import errno
 import pathlib
 
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # The disk, or what a user may take of it.
+
 
 def one_line(text):
     """A message without its line breaks."""
@@ -31,7 +33,7 @@ def about(given, remedy):
         yield
     except OSError as error:
         path = error.filename2 or error.filename
-        if path is None or error.errno == errno.ENOSPC:
+        if path is None or error.errno in FULL:
             raise
         path, given = pathlib.Path(str(path)).absolute(), given.absolute()
         if not (path.is_relative_to(given) or given.is_relative_to(path)):

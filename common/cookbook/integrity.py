@@ -30,7 +30,7 @@ def check_downloads(builder):
         path = cached(builder, url, info.checksum)
         if path is None:
             continue
-        with open(path, "rb") as file:
+        with errors.about(path, "let this user read it, or set TFDS_DATA_DIR"), open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != info.checksum:
             told = f"data set {builder.info.full_name}: {path} is not the file that was published"
@@ -58,6 +58,8 @@ def is_whole(path, length):
     try:
         # Counting one record at a time would take ten times as long.
         return sum(map(len, tf.data.TFRecordDataset(path, buffer_size=2**20).batch(1024))) == length
+    except tf.errors.PermissionDeniedError:
+        raise errors.RecipeError(f"cannot read {path}: let this user read it, or set TFDS_DATA_DIR") from None
     except tf.errors.OpError:
         return False
 

@@ -29,6 +29,8 @@ def locked(directory):
                 f"a run is in progress in {directory}, process {file.read().strip()}: "
                 "wait until it ends, or choose another --out"
             ) from None
+        except OSError:  # As on Windows: some network file systems have no locks.
+            pass
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)
         yield

@@ -15,10 +15,10 @@ def prepare():
 
 
 def finish():
-    """Flushes standard output; if nothing reads it any more, gives it up, or Python would complain at its end."""
+    """Flushes standard output; if that fails, gives it up, or Python would fail again at its end."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # Nothing reads it any more, or the disk is full.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,6 +1,5 @@
 """Prepares a recipe's data before the seed is set, since preparing data changes the random state."""
 
-import errno
 import pathlib
 import random
 import urllib.error
@@ -97,7 +96,7 @@ def download_and_prepare(builder, ready):
 def is_full_disk(error):
     """Whether an error of Python, of TensorFlow or of TFDS, which checks before it downloads, means a full disk."""
     told = "Not enough disk space" in str(error) or isinstance(error, tf.errors.ResourceExhaustedError)
-    return told or getattr(error, "errno", None) == errno.ENOSPC
+    return told or getattr(error, "errno", None) in errors.FULL
 
 
 def reach(url):

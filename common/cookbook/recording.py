@@ -5,7 +5,7 @@ import shutil
 from common import files
 from common.cookbook import errors, locking, results, settings
 
-NOT_COPIED = ("results.json", "results-damaged.json", "run.json", "lock")
+NOT_COPIED = ("results.json", "results-damaged.json", "fewer-seeds.json", "last-epoch.keras", "lock")
 
 
 def record(entry, recipe, run):
@@ -17,18 +17,22 @@ def record(entry, recipe, run):
     Raises:
         errors.RecipeError: there is no finished run, it is not the recipe's as it stands, or the record has more seeds.
     """
-    measured = results.read(run / "results.json")
-    if not measured:
+    if not (run / "results.json").exists():
         raise errors.RecipeError(f"no finished run in {run} that could become the record")
-    defaults = dict(settings.build(recipe.configure, {}).values)
-    if measured["recipe"] != entry.name or measured["hyperparameters"] != defaults:
-        raise errors.RecipeError(f"the record is of {entry.name} with its own hyperparameters; the run in {run} is not")
-    recorded = entry.results
-    if results.outnumbers(recorded, measured):
-        raise errors.RecipeError(
-            f"the record has {len(recorded['seeds'])} seeds, and the run in {run} only {len(measured['seeds'])}"
-        )
     with locking.locked(run):
+        measured = results.read(run / "results.json")
+        defaults = dict(settings.build(recipe.configure, {}).values)
+        if measured["recipe"] != entry.name or measured["hyperparameters"] != defaults:
+            raise errors.RecipeError(
+                f"the record is of {entry.name} with its own hyperparameters; the run in {run} is not"
+            )
+        recorded = entry.results
+        if results.outnumbers(recorded, measured):
+            raise errors.RecipeError(
+                f"the record has {len(recorded['seeds'])} seeds, and the run in {run} only {len(measured['seeds'])}"
+            )
+        if (run / "backup").exists() or (run / "fewer-seeds.json").exists():
+            raise errors.RecipeError(f"{run} contains files of a later run than its results: repeat it with all seeds")
         copied = [path for path in run.iterdir() if path.is_file() and path.name not in NOT_COPIED]
         for path in copied:
             with files.replacing(entry.directory / path.name) as unfinished:

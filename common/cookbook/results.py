@@ -213,19 +213,19 @@ def outnumbers(recorded, results):
 
 
 def record(results, out):
-    """Writes `results.json`, or `run.json` beside it if the recorded results have more seeds.
+    """Writes `results.json`, or `fewer-seeds.json` beside it if the recorded results have more seeds.
 
     Variants that were compared with a run of the same hyperparameters are kept.
     """
     recorded = read(out / "results.json")
     if outnumbers(recorded, results):
-        files.write_json(out / "run.json", results)
-        print(f"The recorded figure is {spread(recorded['figure'])}; this run's results are in run.json.")
+        files.write_json(out / "fewer-seeds.json", results)
+        print(f"The recorded figure is {spread(recorded['figure'])}; this run's results are in fewer-seeds.json.")
         return
     if recorded and "variants" in recorded and recorded["hyperparameters"] == results["hyperparameters"]:
         results = {**results, "variants": {**recorded["variants"], **results.get("variants", {})}}
     files.write_json(out / "results.json", results)
-    (out / "run.json").unlink(missing_ok=True)
+    (out / "fewer-seeds.json").unlink(missing_ok=True)
 
 
 def merge(first, rest):

@@ -54,7 +54,7 @@ class Run:
     def rescue(self, path):
         """Saves the model as of the last finished epoch of the fit that was interrupted; returns a message."""
         if not self.stages or not self.resume.path.exists():
-            return "no epoch was finished"
+            return f"no epoch of {self.resume.model.name} was finished" if self.stages else "no epoch was finished"
         epochs = self.resume.load()["epochs"]
         model = self.resume.model
         if not getattr(model, "inputs", None):
@@ -146,7 +146,7 @@ def claim(out, entry, identity, resume, own):
         raise errors.RecipeError(f"{out} contains results of other hyperparameters: choose another --out")
     backup = out / "backup"
     try:
-        started = results.read_json(backup / "run.json", results.RUN)
+        started = results.read_json(backup / "identity.json", results.RUN)
     except errors.Damaged:
         if resume:
             raise
@@ -160,21 +160,28 @@ def claim(out, entry, identity, resume, own):
         return
     if started and started["recipe"] != entry.name:
         raise errors.RecipeError(f"{out} contains an unfinished run of {started['recipe']}: choose another --out")
-    if backup.exists():
+    if any(backup.glob("*/*.npz")):
         previous = out / "backup-previous"
         shutil.rmtree(previous, ignore_errors=True)
         backup.rename(previous)
-        told = "--resume would have continued it" if started else "it could not be resumed"
-        print(f"An unfinished run was moved to {previous}; {told}.")
-    files.write_json(backup / "run.json", identity)
+        remedy = f"to continue it, rename that to {backup.name} and use --resume" if started else "it can't be resumed"
+        print(f"An unfinished run was moved to {previous}; {remedy}.")
+    elif backup.exists():
+        shutil.rmtree(backup)  # Stopped before the end of an epoch, it holds nothing.
+    files.write_json(backup / "identity.json", identity)
+
+
+def can_resume(out):
+    """Whether the directory contains an unfinished run."""
+    return (out / "backup" / "identity.json").exists()
 
 
 def difference(key, started, given):
     """Explains why a run can't be resumed."""
     if key != "hyperparameters":
         return f"{key} {started}, not {given}: use the same, or choose another --out"
-    changed = [name for name in given if started.get(name) != given[name]]
-    return "; ".join(f"{name}={started.get(name)}, not {given[name]}" for name in changed) + ": use the same --set"
+    changed = [name for name in {**started, **given} if started.get(name) != given.get(name)]
+    return "; ".join(f"{name}={started.get(name)}, not {given.get(name)}" for name in changed) + ": use the same --set"
 
 
 def validation_score(recipe, model, hp, histories):
@@ -203,7 +210,11 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=r
         except callbacks.BrokenBackup as error:
             raise errors.Damaged(f"{error}; start again without --resume") from None
         record(collected, out)
-        shutil.rmtree(out / "backup")  # Last, so that a run that is killed at any moment can be resumed.
+        # Last, so that a run that is killed at any moment can be resumed; renamed first, so that no half of it is used.
+        finished = out / "backup-finished"
+        shutil.rmtree(finished, ignore_errors=True)
+        (out / "backup").rename(finished)
+        shutil.rmtree(finished)
     return collected
 
 
@@ -218,10 +229,9 @@ def measure(entry, recipe, hp, seeds, out, resume, own):
         try:
             model = recipe.train(hp, seed, run.callbacks)
         except KeyboardInterrupt:
-            message = f"stopped; {run.rescue(out / 'model.keras')}; --resume continues the run"
-            raise errors.RecipeError(message) from None
+            raise KeyboardInterrupt(run.rescue(out / "last-epoch.keras")) from None
         except callbacks.Diverged as error:
-            raise errors.RecipeError(f"{error}; {run.rescue(out / 'model.keras')}") from None
+            raise errors.RecipeError(f"{error}; {run.rescue(out / 'last-epoch.keras')}") from None
         except Exception as error:  # Keras raises no class of its own when weights can't be downloaded.
             if "URL fetch failure" not in str(error):
                 raise
@@ -297,7 +307,8 @@ def compare_variants(entry, recipe, values, seed, out, resume, own):
             f"run {entry.name} without --variants first"
         )
     with locking.locked(out):
-        files.write_json(out / "results.json", recorded)
+        # A run may have ended since.
+        files.write_json(out / "results.json", results.recorded(entry, out) or recorded)
         for name in recipe.VARIANTS:
             compare_variant(entry, recipe, values, name, seed, out, resume)
 
@@ -305,15 +316,18 @@ def compare_variants(entry, recipe, values, seed, out, resume, own):
 def compare_variant(entry, recipe, values, name, seed, out, resume):
     """Trains one variant and adds its figure, as `compare_variants` describes."""
     changed, folder = recipe.VARIANTS[name], name.replace(" ", "_")
+    sizes = {each: values[each] for each in ("epochs", "examples") if each in values}  # The user's, or those of TINY.
 
     def train(seeds, directory, before=None):
         """Trains from `seeds`; `before` is what was recorded of other seeds. Returns all results of `out`."""
-        unfinished = resume and (directory / "backup" / "run.json").exists()
+        unfinished = resume and can_resume(directory)
 
         def record(measured, _):
             results.add_variant(out, name, changed, results.merge(before, measured) if before else measured)
 
-        variant = execute(entry, recipe, {**values, **changed}, seeds, directory, unfinished, own=True, record=record)
+        variant = execute(
+            entry, recipe, {**values, **changed, **sizes}, seeds, directory, unfinished, own=True, record=record
+        )
         results.report(variant, directory)
         return results.read(out / "results.json")
 
@@ -338,7 +352,8 @@ def verify(entry, recipe):
         raise errors.RecipeError(f"{entry.name} has no recorded results to verify")
     if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
         raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it again")
-    again = execute(entry, recipe, {}, recorded["seeds"][:1], entry.directory / "verify", own=True)
+    out = entry.directory / "verify"
+    again = execute(entry, recipe, {}, recorded["seeds"][:1], out, resume=can_resume(out), own=True)
     margin = results.margin(recorded)
     found, mean = again["figure"]["mean"], recorded["figure"]["mean"]
     within = abs(found - mean) <= margin

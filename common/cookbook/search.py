@@ -61,6 +61,13 @@ class Search(keras_tuner.Tuner):
         model = self.recipe.train(hp, self.seed, of_every_fit)
         return runs.validation_score(self.recipe, model, hp, histories)
 
+    def _run_and_update_trial(self, trial, *arguments, **options):
+        """Raises Aborted if the chief does not answer: KerasTuner would say that the trial failed."""
+        try:
+            super()._run_and_update_trial(trial, *arguments, **options)
+        except grpc.RpcError as error:
+            raise Aborted(no_answer(error)) from None
+
 
 def trial_values(recipe, trial):
     """A trial's hyperparameters; Hyperband's number of epochs replaces the recipe's."""
@@ -120,8 +127,9 @@ def run(tuner, oracle, role, count):
         errors.RecipeError: the chief can't listen, or does not answer.
     """
     if oracle.trials:
-        interrupted = len(oracle.trials) - oracle.ended
-        print(f"{oracle.ended} of {count} trials are done; interrupted and run again: {interrupted}.")
+        unfinished = len(oracle.trials) - oracle.ended
+        state = "interrupted and run again" if role == "alone" else "in progress, or interrupted and run again"
+        print(f"{oracle.ended} of {count} trials are done; {state}: {unfinished}.")
     if role == "chief":
         workers.check_port()
         print(f"Waiting for workers at {workers.address()}.", flush=True)
@@ -130,9 +138,12 @@ def run(tuner, oracle, role, count):
     try:
         tuner.search()
     except grpc.RpcError as error:
-        raise errors.RecipeError(
-            f"the chief at {workers.address()} does not answer ({error.details()}): start it, then this worker again"
-        ) from None
+        raise errors.RecipeError(no_answer(error)) from None
+
+
+def no_answer(error):
+    """What a worker reports for a grpc.RpcError."""
+    return f"the chief at {workers.address()} does not answer ({error.details()}): start it, then this worker again"
 
 
 def summarize(recipe, oracle, seed, directory):

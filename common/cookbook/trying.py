@@ -1,8 +1,10 @@
 """`--try`: applies a trained model to the user's own inputs."""
 
+import zipfile
+
 import keras
 
-from common.cookbook import errors, output, results
+from common.cookbook import errors, output, results, runs
 
 
 class Assets(dict):
@@ -31,13 +33,13 @@ def try_model(entry, recipe, directory, inputs, command):
         errors.RecipeError: there is no model, it is another recipe's, or the recipe rejects an input.
     """
     results.recorded(entry, directory)
-    command += " --resume" * (directory / "backup" / "run.json").exists()
+    command += " --resume" * runs.can_resume(directory)
     path = directory / "model.keras"
     if not path.is_file():
         raise errors.RecipeError(f"no trained model in {directory}; train one with `{command}`")
     try:
         model = keras.models.load_model(path)
-    except (ValueError, OSError):
+    except (ValueError, OSError, zipfile.BadZipFile):
         raise errors.RecipeError(f"{path} is no model that Keras can load; train it again with `{command}`") from None
     assets = Assets(directory, command)
     if not inputs:
