@@ -465,6 +465,47 @@ def test_whitening_makes_the_colours_of_neighbouring_pixels_nearly_uncorrelated(
     np.testing.assert_allclose(moments[:12, 12:], -moments[:12, :12], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["recurrent.language_model"])
+def test_every_epoch_reads_the_whole_text_once_from_another_place(recipe, tiny_run, hp):
+    text, batches = recipe.load_text(hp, "train"), recipe.load_data(hp, "train")
+    read = []
+    for _ in range(3):
+        # A row of the first batch goes on in the same row of the next.
+        rows = [np.concatenate(each, axis=1).ravel() for each in zip(*batches.as_numpy_iterator())]
+        characters, targets, weights = (row[: len(text)] for row in rows)
+        assert weights.all() and rows[2].sum() == len(text)
+        np.testing.assert_array_equal(targets, np.roll(characters, -1))
+        read.append("".join(recipe.VOCABULARY[index] for index in characters))
+        assert read[-1] in text + text
+    assert len(set(read)) == 3
+
+
+@pytest.mark.parametrize("name", ["recurrent.language_model"])
+def test_a_crop_is_scored_as_if_there_were_no_other(recipe, tiny_run, hp):
+    carried, crops = recipe.measure(tiny_run.model, hp, "validation")
+    ids = np.asarray(recipe.encode(recipe.START + recipe.load_text(hp, "validation")))
+    for each in (carried, crops):
+        np.testing.assert_array_equal(np.isnan(each.ravel()), np.arange(each.size) >= len(ids) - 1)
+    alone = ids[recipe.CROP : 2 * recipe.CROP + 1]
+    logits = call(tiny_run.model, [alone[None, :-1], np.zeros((1, hp["units"]), "float32")])
+    expected = keras.losses.sparse_categorical_crossentropy(alone[None, 1:], logits, from_logits=True)
+    np.testing.assert_allclose(crops[1], expected[0], rtol=1e-4)
+    np.testing.assert_allclose(carried[0], crops[0], rtol=1e-4)
+    assert not np.isclose(carried[1, 0], crops[1, 0], rtol=1e-4)
+    # A nat more for every character that was read; the first crop, whose state is zero in any case, does not count.
+    read = np.stack([np.zeros(recipe.CROP), np.arange(recipe.CROP) + 1.0])
+    assert recipe.extra_nats(np.zeros_like(read), read) == {2**n: (3 * 2**n - 1) / 2 for n in range(8)}
+
+
+def test_probabilities_of_n_grams_add_up_to_one_and_do_not_look_ahead():
+    recipe = importlib.import_module("recipes.recurrent.language_model")
+    train_text, text = "to be, or not to be: that is the question", "to see, or not to s"
+    nats = np.array([recipe.ngram_surprisal(train_text, text + each) for each in recipe.VOCABULARY])
+    np.testing.assert_allclose(np.exp(-nats[:, -1]).sum(), 1)
+    np.testing.assert_array_equal(nats[:, :-1], np.tile(nats[0, :-1], (len(nats), 1)))
+    assert nats[:, -1].argmin() == recipe.VOCABULARY.index("e")  # As in "see", which only `text` has.
+
+
 @pytest.mark.parametrize("name", ["recurrent.tagging"])
 def test_no_spelling_is_masked_as_a_whole_which_cudnn_would_refuse(recipe, hp):
     (rows, numbers, spellings), _, weights = next(iter(recipe.load_data(hp, "validation")))
