@@ -245,3 +245,11 @@ def test_seeds_and_variants_are_summed_up_as_they_were_measured(tmp_path, monkey
     assert (near["seconds"], near["cpu_seconds"]) == (17, 34)
     assert far["seeds"] == [0] and far["metrics"] == {"accuracy": 50, "constant": 7, "double": 0}
     assert (far["seconds"], far["cpu_seconds"]) == (25, 50)
+
+
+@pytest.mark.parametrize("name", ["recurrent.forecasting"])
+def test_the_linear_baseline_is_fitted_to_training_windows_alone(recipe, tiny_run, hp, monkeypatch):
+    read, windows = [], recipe.windows
+    monkeypatch.setattr(recipe, "windows", lambda hp, split: read.append(split) or windows(hp, split))
+    recipe.forecasts(tiny_run.model, hp, windows(hp, "test")[0])
+    assert read == ["train"]
