@@ -351,3 +351,13 @@ def test_verify_goes_on_where_it_was_stopped(home):
 def test_a_hyperparameter_that_is_no_more_is_named():
     told = runs.difference("hyperparameters", {"gone": 1, "rate": 1.0}, {"rate": 2.0})
     assert told == "gone=1, not None; rate=1.0, not 2.0: use the same --set"
+
+
+def test_an_interrupt_while_modules_are_imported_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(command_line, "import_tensorflow_quietly", lambda: None)
+    command_line.prepare(["python", "-m", f"recipes.{standin.NAME}"])
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "stopped before anything was done\n"
+    sys.excepthook(ValueError, ValueError("wrong"), None)
+    assert capsys.readouterr().err == "ValueError: wrong\n"

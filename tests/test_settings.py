@@ -21,6 +21,7 @@ def configure(hp):
     hp.Boolean("mask", default=True)
     hp.Float("dropout", 0.0, 0.6, step=0.2, default=0.2)
     hp.Float("shift", 0.0, 0.5, default=0.1)
+    hp.Int("turns", 1, 7, step=2, default=3)
     hp.Float("noise", 0, 1, default=0)
     return hp
 
@@ -35,11 +36,12 @@ def test_values_have_their_hyperparameter_s_type():
         "dropout=0.6",
         "shift=0.123",
         "noise=0.5",
+        "turns=1",
     ]
     values = settings.parse(configure, given)
     chosen = {"units": 96, "learning_rate": 0.002, "cell": "lstm", "mask": False, "batch_size": 16}
-    assert values == {**chosen, "dropout": 0.6, "shift": 0.123, "noise": 0.5}
-    assert [type(value) for value in values.values()] == [int, float, str, bool, int, float, float, float]
+    assert values == {**chosen, "dropout": 0.6, "shift": 0.123, "noise": 0.5, "turns": 1}
+    assert [type(value) for value in values.values()] == [int, float, str, bool, int, float, float, float, int]
     hp = settings.build(configure, values)
     assert {name: hp[name] for name in values} == values
     assert settings.parse(configure, results.assignments(values).split()) == values
@@ -48,7 +50,7 @@ def test_values_have_their_hyperparameter_s_type():
 @pytest.mark.parametrize(
     "assignment, told",
     [
-        ("unit=64", "units, learning_rate, cell, batch_size, mask, dropout, shift, noise"),
+        ("unit=64", "units, learning_rate, cell, batch_size, mask, dropout, shift, turns, noise"),
         ("units=100", "32..128 in steps of 32"),
         ("units=256", "32..128"),
         ("units=many", "32..128"),
@@ -56,6 +58,7 @@ def test_values_have_their_hyperparameter_s_type():
         ("learning_rate=nan", "0.0001..0.01"),
         ("learning_rate=inf", "0.0001..0.01"),
         ("dropout=0.3", "0.0..0.6 in steps of 0.2"),
+        ("turns=2", "1..7 in steps of 2"),
         ("learning_rate=1", "0.0001..0.01"),
         ("cell=rnn", "lstm|gru"),
         ("batch_size=17", "16|32"),

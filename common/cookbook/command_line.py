@@ -116,7 +116,16 @@ def prepare(command):
     known = {f"recipes.{entry.name}": entry for entry in catalogue.entries()}
     if module in known:
         parse(known[module], arguments)
+        sys.excepthook = report
         import_tensorflow_quietly()
+
+
+def report(kind, error, traceback):
+    """Reports an exception as Python does, but Ctrl-C while modules are still being imported in one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped before anything was done", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
 
 
 def import_tensorflow_quietly():
