@@ -1,0 +1,74 @@
+"""What the recipes' comparisons, beside their own figure, rest on."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize("name", ["basics.backpropagation"])
+def test_a_single_wrong_gradient_among_many_decides(recipe):
+    right = np.zeros(1000)
+    wrong = np.where(np.arange(1000) == 7, 1e-3, 0)
+    assert recipe.decimals([right, right], [right, wrong]) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("name", ["basics.cross_validation"])
+def test_an_unseen_passenger_s_fate_does_not_depend_on_who_else_is_unseen(recipe, hp):
+    generator = np.random.default_rng(0)
+    known, unseen = generator.normal(size=(60, 7)).astype("float32"), generator.normal(size=(9, 7)).astype("float32")
+    survived = (known[:, 0] > 0).astype("int64")
+    others = np.full((200, 7), 50.0, "float32")
+    for method in recipe.METHODS:
+        alone = recipe.survivors(hp, method, known, survived, unseen)
+        together = recipe.survivors(hp, method, known, survived, np.concatenate([unseen, others]))
+        np.testing.assert_array_equal(alone, together[: len(unseen)], err_msg=method)
+
+
+@pytest.mark.parametrize("name", ["basics.losses"])
+def test_the_rare_digit_is_rare_in_training_alone(recipe, tiny_run, hp):
+    rarity = hp["rarity"]
+    for split in recipe.SPLITS:
+        digits = np.concatenate([np.asarray(labels) for _, labels in recipe.load_data(hp, split)])
+        digits = digits.argmax(axis=1) if digits.ndim > 1 else digits
+        count = np.sum(recipe.read(split, hp["examples"])[1] == recipe.RARE)
+        assert np.sum(digits == recipe.RARE) == (-(-count // rarity) if split == "train" else count)
+
+
+@pytest.mark.parametrize("name", ["basics.mlp"])
+def test_a_unit_is_dead_if_all_images_leave_it_as_it_is(recipe):
+    images, layers = keras.Input((4,)), [keras.layers.Dense(4, use_bias=False, name=f"hidden{i}") for i in (1, 2)]
+    model = keras.Model(images, keras.layers.Dense(2)(layers[1](layers[0](images))))
+    for layer, ends in zip(layers, (3, 2)):  # One of the first layer's units is dead, two of the second's.
+        layer.set_weights([np.diag(np.arange(4) < ends).astype("float32")])
+    assert recipe.dead(model, np.random.default_rng(0).normal(size=(50, 4)).astype("float32")) == 3 / 8
+
+
+@pytest.mark.parametrize("name", ["basics.optimizers", "basics.regularization", "basics.losses"])
+def test_networks_that_are_compared_start_from_the_same_weights(tiny_run):
+    begun = {}
+    for network, weights in tiny_run.fits.first_weights.items():
+        if network == "optimizers":  # It flips images, and draws a seed for that before its weights.
+            continue
+        begun.setdefault(tuple(each.shape for each in weights), []).append(weights)
+    assert max(map(len, begun.values())) > 1
+    for first, *others in begun.values():
+        for other in others:
+            for pair in zip(first, other, strict=True):
+                np.testing.assert_array_equal(*pair)
+
+
+@pytest.mark.parametrize("name", ["basics.perceptron"])
+def test_every_bound_is_that_of_the_points_learned_from(recipe, tiny_run):
+    metrics, (measurements, targets) = tiny_run.results["metrics"], recipe.load_data(tiny_run.hp, "train")
+    for prefix, points in recipe.preparations(measurements).items():
+        assert metrics[f"{prefix}bound"] == pytest.approx(recipe.novikoff(points, targets), rel=1e-3)
+        assert metrics[f"{prefix}mistakes"] <= metrics[f"{prefix}bound"]
+    assert metrics["standardized_bound"] < metrics["bound"] / 2
+
+
+@pytest.mark.parametrize("name", ["basics.regularization"])
+def test_early_stopping_looks_at_validation(recipe):
+    history = {"loss": [3.0, 2.0, 1.0], "val_loss": [3.0, 1.0, 2.0]}
+    assert recipe.best_epoch(types.SimpleNamespace(history=types.SimpleNamespace(history=history))) == 2
