@@ -1,9 +1,9 @@
-"""Text for encoder-decoders: subwords, batches for teacher forcing, and the nearest training text as a baseline."""
+"""Text for encoder-decoders: subwords, batches for teacher forcing; nearest texts and bag of words as baselines."""
 
 import numpy as np
 import tensorflow as tf
 import tokenizers
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from common.data import bucket
 
@@ -59,10 +59,33 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
     return bucket((source, target), lengths, edges, batch_size, shuffled).map(shift).prefetch(tf.data.AUTOTUNE)
 
 
-def nearest(known, texts, **options):
-    """For each text, the index of the known text whose TF-IDF vector is nearest; `options` are TfidfVectorizer's."""
-    tfidf = TfidfVectorizer(sublinear_tf=True, **options)
-    vectors = tfidf.fit_transform(known).T.tocsr()
+def nearest(vectorizer, known, texts, count):
+    """For each text, the indices of the `count` most similar known texts, in no particular order: (texts, count).
+
+    vectorizer: scikit-learn's, such as a TfidfVectorizer; products of its vectors measure the similarity.
+    """
+    vectors = vectorizer.fit_transform(known).T.tocsr()
     # All texts at once would need more memory than a laptop has.
-    parts = (tfidf.transform(texts[start : start + 500]) @ vectors for start in range(0, len(texts), 500))
-    return np.concatenate([np.asarray(similarity.argmax(axis=1)).ravel() for similarity in parts])
+    parts = (vectorizer.transform(texts[start : start + 200]) @ vectors for start in range(0, len(texts), 200))
+    return np.concatenate([np.argpartition(-part.toarray(), count - 1, axis=1)[:, :count] for part in parts])
+
+
+def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive_bayes=False):
+    """The logistic regression that is most accurate on the known rows, for some `strengths` of scikit-learn's C.
+
+    rows: (N, F) features, such as TF-IDF. labels: (N,), 0 or 1.
+    naive_bayes: whether to try each strength a second time with the features scaled by the log-ratio of the numbers of
+        rows that have them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
+        then be sparse. The coefficients returned are for features that are not scaled.
+    """
+    scaled = [(rows, 1.0)]
+    if naive_bayes:
+        negative, positive = (1 + np.asarray((rows[labels == each] > 0).sum(axis=0)) for each in (0, 1))  # (1, F)
+        log_ratio = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
+        scaled.append((rows.multiply(log_ratio).tocsr(), log_ratio))
+    fitted = []
+    for candidates, scale in scaled:
+        for strength in strengths:
+            fitted.append(LogisticRegression(C=strength, solver="liblinear").fit(candidates, labels))
+            fitted[-1].coef_ *= scale  # Now it applies to rows that are not scaled.
+    return max(fitted, key=lambda each: each.score(known_rows, known_labels))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from common.cookbook import answers, catalogue, copying, results, settings
+from common.decoding import decoder
 
 
 @pytest.mark.recorded
@@ -295,9 +296,9 @@ def test_a_frozen_base_does_not_move_and_a_fine_tuned_one_does(tiny_run):
     assert metrics["fine-tuned-weights-moved"] > 0
 
 
-@pytest.mark.parametrize("name", ["seq2seq.chatbot", "seq2seq.summarization"])
+@pytest.mark.parametrize("name", ["seq2seq.chatbot", "seq2seq.summarization", "seq2seq.translation"])
 def test_every_token_weighs_the_same_in_every_batch(recipe, tiny_run, hp):
-    model = recipe.build_model(hp)
+    model = recipe.build_model({**hp.values, "label_smoothing": 0.0})
     lengths, weights = set(), []
     for inputs, target, weight in recipe.load_data(hp, "train").take(8):
         model.reset_metrics()
@@ -323,6 +324,30 @@ def renamed(recipe, seed):
     words = sorted({"went", "to", "the", "where", "is", *(name for names in recipe.EXCHANGEABLE for name in names)})
     stories, questions, answers = recipe.rename(*recipe.encode([STORY], words), words, times=30)
     return np.column_stack([np.reshape(stories.to_tensor(), (30, -1)), questions, answers]), words
+
+
+@pytest.mark.parametrize("values", [{}, {"attention": "additive"}, {"attention": "none"}, {"feed_context": False}])
+def test_translations_are_what_teacher_forcing_calls_likeliest_whatever_the_padding(values):
+    recipe = importlib.import_module("recipes.seq2seq.translation")
+    keras.utils.set_random_seed(1)
+    model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, **values}))
+    source = np.array([[40, 50, 60, 70, 2, 0, 0], [80, 90, 45, 55, 65, 75, 2]], "int32")
+    decode = decoder(model, recipe.START, recipe.END, 9, alpha=1.0)
+    written = decode(source)
+    logits = call(model, [source, np.pad(written[:, :-1], ((0, 0), (1, 0)), constant_values=recipe.START)])
+    real = written != 0
+    np.testing.assert_array_equal(logits.argmax(axis=-1)[real], written[real])
+    np.testing.assert_array_equal(decode(np.pad(source, ((0, 0), (0, 4)))), written)
+    assert (written[0] != written[1]).any() and len(np.unique(written)) > 4
+
+
+def test_the_context_reaches_the_decoder_s_second_layer_only_if_it_is_fed_back():
+    recipe = importlib.import_module("recipes.seq2seq.translation")
+    inputs = {}
+    for feed in (True, False):
+        model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "feed_context": feed}))
+        inputs[feed] = model.get_layer("answer").input[0].shape[-1]
+    assert inputs == {True: 2 * recipe.TINY["units"], False: recipe.TINY["units"]}
 
 
 @pytest.mark.parametrize("name", ["recurrent.tree"])

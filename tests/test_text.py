@@ -1,10 +1,20 @@
-"""Subwords, what teacher forcing reads, and the nearest text."""
+"""Subwords, what teacher forcing reads, the nearest text, and logistic regression as a baseline."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
-from common.text import SPECIAL, byte_pair_tokenizer, nearest, shift_right, teacher_forcing, tokens_of
+from common.text import (
+    SPECIAL,
+    byte_pair_tokenizer,
+    logistic_regression,
+    nearest,
+    shift_right,
+    teacher_forcing,
+    tokens_of,
+)
 
 START = 1
 
@@ -65,8 +75,34 @@ def test_teacher_forcing_covers_every_example_once_and_weighs_every_token_alike(
     assert weights == {np.float32(1 / (4 * np.mean([len(target) for target in targets])))}
 
 
-def test_the_nearest_text_shares_the_rarest_words_whatever_the_number_of_texts():
+def test_the_nearest_texts_share_the_rarest_words_whatever_the_number_of_texts():
     known = ["a dog runs", "a cat sleeps", "a man rides a horse", "a dog sleeps"]
-    assert nearest(known, ["the dog sleeps", "two cat", "horse and man"]).tolist() == [3, 1, 2]
-    assert nearest(known, known * 300).tolist() == [0, 1, 2, 3] * 300
-    assert nearest(["b a", "a b c"], ["a b"], ngram_range=(2, 2), token_pattern="[a-c]").tolist() == [1]
+    assert nearest(TfidfVectorizer(), known, ["the dog sleeps", "two cat", "horse and man"], 1).tolist() == [
+        [3],
+        [1],
+        [2],
+    ]
+    assert nearest(TfidfVectorizer(), known, known * 60, 1).ravel().tolist() == [0, 1, 2, 3] * 60
+    found = nearest(TfidfVectorizer(), known, ["the dog sleeps", "a man sleeps"], 3)
+    assert [set(row) for row in found] == [{0, 1, 3}, {1, 2, 3}]
+
+
+def test_logistic_regression_is_the_best_of_all_candidates_and_applies_to_rows_that_are_not_scaled():
+    generator = np.random.default_rng(1)
+    vocabulary = [f"{first}{second}" for first in "abcdefghi" for second in "abcdefghi"]
+    chances = generator.dirichlet(np.full(81, 0.1), 2)  # Of each word, in texts with label 0 or 1, without noise.
+    labels = np.arange(400) % 2
+    texts = [" ".join(generator.choice(vocabulary, 12, p=0.2 * chances[label] + 0.8 / 81)) for label in labels]
+    rows = TfidfVectorizer().fit_transform(texts)
+    (rows, known), (labels, known_labels) = (rows[:100], rows[100:]), (labels[:100], labels[100:])
+    negative, positive = (1 + (rows.toarray()[labels == label] > 0).sum(axis=0) for label in (0, 1))
+    scales = {False: 1.0, True: np.log(positive / positive.sum() / (negative / negative.sum()))}
+    scores = {False: [], True: []}
+    for strength in (0.1, 100):
+        for naive_bayes, scale in scales.items():
+            classifier = LogisticRegression(C=strength, solver="liblinear").fit(rows.toarray() * scale, labels)
+            scores[naive_bayes].append(classifier.score(known.toarray() * scale, known_labels))
+    assert max(scores[False]) < max(scores[True]) and min(scores[False]) < max(scores[False])
+    for naive_bayes in scales:
+        found = logistic_regression(rows, labels, known, known_labels, (0.1, 100), naive_bayes)
+        assert found.score(known, known_labels) == pytest.approx(max(scores[naive_bayes]))
