@@ -72,3 +72,18 @@ def test_every_bound_is_that_of_the_points_learned_from(recipe, tiny_run):
 def test_early_stopping_looks_at_validation(recipe):
     history = {"loss": [3.0, 2.0, 1.0], "val_loss": [3.0, 1.0, 2.0]}
     assert recipe.best_epoch(types.SimpleNamespace(history=types.SimpleNamespace(history=history))) == 2
+
+
+@pytest.mark.parametrize("name", ["recurrent.forecasting"])
+def test_a_day_forecast_from_forecasts_is_the_first_after_them(recipe, hp):
+    """The decoder goes on from the state after all hours before, given or forecast."""
+    values = {**hp.values, "decoder": "autoregressive", "subtract_last": False}
+    keras.utils.set_random_seed(0)
+    model = recipe.build_model(values)
+    longer = recipe.build_model({**values, "look_back": hp["look_back"] + hp["segment"]})
+    longer.set_weights(model.get_weights())
+    history = np.random.default_rng(0).normal(size=(2, hp["look_back"], len(recipe.VARIABLES))).astype("float32")
+    ahead = model.predict(history, verbose=0)
+    first, second = ahead[:, : hp["segment"]], ahead[:, hp["segment"] : 2 * hp["segment"]]
+    found = longer.predict(np.concatenate([history, first], axis=1), verbose=0)
+    np.testing.assert_allclose(found[:, : hp["segment"]], second, rtol=1e-4, atol=1e-6)
