@@ -3,6 +3,7 @@
 import ast
 import collections
 import importlib
+import inspect
 import io
 import json
 import sys
@@ -13,6 +14,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from keras import layers
 
 from common.cookbook import answers, catalogue, copying, results, settings
 from common.decoding import decoder
@@ -248,29 +250,60 @@ def sequences(model):
 
 
 def test_more_padding_changes_no_output(recipe, keras_run, hp):
-    found = sequences(keras_run.model)
-    inputs = first_batch(recipe, keras_run.model, hp) if found else []
-    expected = call(keras_run.model, inputs) if found else None
+    check_padding(recipe, keras_run.model, hp)
+
+
+def check_padding(recipe, model, hp):
+    found = sequences(model)
+    inputs = first_batch(recipe, model, hp) if found else []
+    expected = call(model, inputs) if found else None
     for index, axes in found.items():
         for axis in axes:
             longer = list(inputs)
             longer[index] = np.pad(inputs[index], [(0, 5 if each == axis else 0) for each in range(inputs[index].ndim)])
-            outputs = call(keras_run.model, longer)[tuple(slice(length) for length in expected.shape)]
+            outputs = call(model, longer)[tuple(slice(length) for length in expected.shape)]
             np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_whole_words_are_dropped(recipe):
+    hp = settings.build(recipe.configure, recipe.TINY)
+    if "word_dropout" in hp.values:
+        model = recipe.build_model({**hp.values, "word_dropout": 0.375})
+        found = [each for each in model._flatten_layers() if isinstance(each, layers.Dropout) and each.rate == 0.375]
+        assert found
+        for layer in found:
+            words = np.ones((4, 30, 6)[: len(layer.input.shape)], "float32")
+            kept = np.asarray(layer(words, training=True)).reshape(4 * 30, -1)
+            assert (kept == kept[:, :1]).all() and 0.4 < np.mean(kept > 0) < 0.9
+
+
 def test_causal_outputs_do_not_see_ahead(recipe, keras_run, hp):
-    shifted = [index for index, each in enumerate(keras_run.model.inputs) if is_shifted(each)]
-    inputs = first_batch(recipe, keras_run.model, hp) if shifted else []
-    expected = call(keras_run.model, inputs) if shifted else None
+    check_causality(recipe, keras_run.model, hp)
+
+
+def check_causality(recipe, model, hp):
+    shifted = [index for index, each in enumerate(model.inputs) if is_shifted(each)]
+    inputs = first_batch(recipe, model, hp) if shifted else []
+    expected = call(model, inputs) if shifted else None
     for index in shifted:
         cut = inputs[index].shape[1] // 2
         changed = list(inputs)
         changed[index] = inputs[index].copy()
         changed[index][:, cut:] = inputs[index][:, cut:][:, ::-1] + 1
-        found = call(keras_run.model, changed)
+        found = call(model, changed)
         np.testing.assert_allclose(found[:, :cut], expected[:, :cut], rtol=1e-4, atol=1e-5)
         assert not np.allclose(found[:, cut:], expected[:, cut:])
+
+
+def test_the_network_of_a_variant_with_a_mask_reads_neither_padding_nor_ahead(recipe, keras_run):
+    used = inspect.getsource(getattr(recipe, "build_model", check_padding))
+    for changes in getattr(recipe, "VARIANTS", {}).values():
+        if "mask" not in changes and any(f'"{name}"' in used for name in changes):
+            hp = settings.build(recipe.configure, {**changes, **recipe.TINY})
+            model = recipe.build_model(hp)
+            if isinstance(model, keras.Model):
+                check_padding(recipe, model, hp)
+                check_causality(recipe, model, hp)
 
 
 @pytest.mark.recorded
