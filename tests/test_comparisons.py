@@ -87,3 +87,71 @@ def test_a_day_forecast_from_forecasts_is_the_first_after_them(recipe, hp):
     first, second = ahead[:, : hp["segment"]], ahead[:, hp["segment"] : 2 * hp["segment"]]
     found = longer.predict(np.concatenate([history, first], axis=1), verbose=0)
     np.testing.assert_allclose(found[:, : hp["segment"]], second, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["recurrent.tagging"])
+def test_a_word_that_training_has_in_another_case_is_known(recipe, tiny_run, monkeypatch):
+    hp, (sentences, _) = tiny_run.hp, recipe.read("train", tiny_run.hp["examples"])
+    known = {word.decode().lower() for word in sentences.values.numpy()}
+    words, right, _ = recipe.tag_split(tiny_run.model, hp, "test")
+    is_known = np.array([word.decode().lower() in known for word in words])
+    given = np.where(is_known, right, "wrong")
+    monkeypatch.setattr(recipe, "tag_split", lambda *arguments: (words, right, given))
+    metrics = recipe.evaluate(tiny_run.model, hp)
+    assert metrics["accuracy_unknown"] == 0 and metrics["accuracy"] == is_known.mean()
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_a_node_s_state_is_that_of_the_paper_s_binary_tree_lstm(recipe):
+    """Equations 9 to 14 of Tai et al. 2015, node by node, for the tree ((0 1) 2) and its mirror image (2 (1 0))."""
+    units, generator = 3, np.random.default_rng(0)
+    outputs, cells = generator.normal(size=(2, 2, units))
+    matrix, bias = generator.normal(size=(2 * units, 5 * units)), generator.normal(size=5 * units)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    for order in ([0, 1], [1, 0]):
+        parts = outputs[order].ravel() @ matrix + bias
+        i, left, right, o, u = np.split(parts, 5)
+        first, second = cells[order]
+        cell = sigmoid(i) * np.tanh(u) + sigmoid(left + 1) * first + sigmoid(right + 1) * second
+        found = recipe.lstm_state(parts[None].astype("float32"), *cells[order][:, None].astype("float32"))
+        np.testing.assert_allclose(found[0], np.concatenate([sigmoid(o) * np.tanh(cell), cell]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_the_root_remembers_the_cells_of_both_children(recipe, hp):
+    keras.utils.set_random_seed(0)
+    model = recipe.build_model({**hp.values, "height": 1})
+    layer = {each.name: each for each in model.layers if each.name in ("leaf", "inner", "phrases")}
+    units = hp["units"]
+    leaf = layer["leaf"].kernel.numpy()
+    leaf[:, units : 2 * units] = 0  # Every leaf's output gate is nearly shut: the cells alone tell words apart.
+    layer["leaf"].kernel.assign(leaf)
+    layer["leaf"].bias.assign(np.repeat([0.0, -30.0, 0.0], units))
+    layer["leaf"].kernel.assign(20 * leaf)
+
+    def root(*words):
+        """The logits of the tree of two words."""
+        inputs = (
+            np.array(words, "int32"),
+            np.array([2], "int32"),
+            np.arange(3, dtype="int32"),
+            np.array([[0, 1]], "int32"),
+        )
+        return model(inputs, training=False)[1].numpy()
+
+    for other in ((5, 4), (3, 5)):
+        assert not np.allclose(root(3, 4), root(*other), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["seq2seq.addition"])
+def test_a_carry_may_arise_from_the_one_before(recipe):
+    sums = {"1+2": 0, "5+5": 1, "95+5": 2, "50+50": 1, "999+1": 3, "450+450": 1, "123+456": 0, "109+1": 1}
+    assert {each: recipe.carries(each) for each in sums} == sums
+
+
+@pytest.mark.parametrize("name", ["seq2seq.summarization"])
+def test_a_word_from_the_mail_is_a_whole_word(recipe):
+    assert recipe.share_from_mail(["Cat plan a"], ["concatenate the PLAN"]) == 1 / 3
