@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from common.cookbook import settings
+
 
 @pytest.mark.parametrize("name", ["basics.backpropagation"])
 def test_a_single_wrong_gradient_among_many_decides(recipe):
@@ -155,3 +157,134 @@ def test_a_carry_may_arise_from_the_one_before(recipe):
 @pytest.mark.parametrize("name", ["seq2seq.summarization"])
 def test_a_word_from_the_mail_is_a_whole_word(recipe):
     assert recipe.share_from_mail(["Cat plan a"], ["concatenate the PLAN"]) == 1 / 3
+
+
+@pytest.mark.parametrize("name", ["seq2seq.translation", "seq2seq.summarization", "seq2seq.chatbot"])
+def test_what_is_decoded_is_encoded_as_in_training(name, recipe, tiny_run, monkeypatch):
+    hp = settings.build(
+        recipe.configure, {**tiny_run.hp.values, **({} if name == "seq2seq.translation" else {"length": 20})}
+    )
+    decoded = []
+
+    def decoder(*arguments, **options):
+        return lambda source, *beam_size: decoded.extend(source.numpy()) or np.zeros((len(source), 1), "int32")
+
+    monkeypatch.setattr(recipe, "decoder", decoder)
+    if name == "seq2seq.chatbot":
+        histories, _ = recipe.histories_and_replies(hp, "validation")
+        recipe.reply_to(tiny_run.model, recipe.assets(hp), histories)
+    else:
+        texts = recipe.read(split="validation", examples=hp["examples"])[0]
+        recipe.predict(tiny_run.model, recipe.assets(hp), texts)
+    trained = [row for inputs, *_ in recipe.load_data(hp, "validation") for row in np.asarray(inputs[0])]
+    kept = [sorted(tuple(row[row > 0]) for row in rows) for rows in (decoded, trained)]
+    assert kept[0] == kept[1] and max(map(len, kept[0])) > 5
+
+
+@pytest.mark.parametrize("name", ["vision.alexnet", "vision.vgg", "vision.inception"])
+def test_a_mirrored_image_has_the_same_probabilities(recipe, tiny_run):
+    images = np.random.default_rng(0).integers(0, 256, size=(4, 28, 28, 1), dtype="uint8")
+    found, mirrored = (recipe.classify(tiny_run.model, each)[1] for each in (images, images[:, :, ::-1]))
+    np.testing.assert_allclose(found, mirrored, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vision.resnet"])
+def test_an_image_and_its_mirror_image_count_as_much_as_all_shifted_ones(recipe, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, size=(3, 32, 32, 3), dtype="uint8")
+
+    def probabilities_of(model, views):
+        """Class 0 for the images, 1 for their mirror images, 2 for other views."""
+        kinds = [
+            [np.any(np.all(each == view, axis=(1, 2, 3))) for each in (images, images[:, :, ::-1])] for view in views
+        ]
+        return np.eye(10)[[kind.index(True) if any(kind) else 2 for kind in kinds]]
+
+    monkeypatch.setattr(recipe, "probabilities_of", probabilities_of)
+    np.testing.assert_allclose(recipe.classify(None, images)[:, :3], 3 * [[0.25, 0.25, 0.5]])
+
+
+@pytest.mark.parametrize("name", ["vision.inception"])
+def test_a_branch_that_was_left_out_is_there_again(recipe, hp):
+    model = recipe.build_model(hp)
+    before = model.get_weights()
+    branches = [layer.name.removesuffix("_norm") for layer in model.layers if layer.name.endswith("_norm")]
+    recipe.without(model, branches[-1], np.zeros((2, 28, 28, 1), "uint8"))
+    for pair in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
+@pytest.mark.parametrize("name", ["vision.cats_vs_dogs"])
+def test_the_baseline_gets_every_image_twice_with_its_own_label(recipe, tiny_run, monkeypatch):
+    fitted = {}
+
+    class Classifier:
+        def __init__(self, **options):
+            pass
+
+        def fit(self, images, labels):
+            fitted.update({image.tobytes(): label for image, label in zip(images, labels, strict=True)})
+            return self
+
+        def score(self, images, labels):
+            return 0.5
+
+    monkeypatch.setattr(recipe, "svm", types.SimpleNamespace(LinearSVC=Classifier))
+    monkeypatch.setattr(recipe, "describe", lambda images: images)
+    recipe.evaluate(tiny_run.model, tiny_run.hp)
+    for image, (label,) in zip(*recipe.read("train", tiny_run.hp["examples"])):
+        assert fitted[image.tobytes()] == fitted[image[:, ::-1].tobytes()] == label
+
+
+@pytest.mark.parametrize("name", ["vision.transfer_learning"])
+def test_the_baseline_is_fitted_to_as_many_labels_as_the_networks(recipe, tiny_run, monkeypatch):
+    counts = set()
+
+    class Regression:
+        def __init__(self, **options):
+            pass
+
+        def fit(self, features, dogs):
+            counts.add((len(features), len(dogs)))
+            return self
+
+        def score(self, features, dogs):
+            return 0.5
+
+    monkeypatch.setattr(recipe, "linear_model", types.SimpleNamespace(LogisticRegression=Regression))
+    recipe.logistic(tiny_run.hp, 20)
+    assert counts == {(20, 20)}
+
+
+@pytest.mark.parametrize("name", ["vision.vgg"])
+def test_a_unit_is_pure_if_all_images_that_excite_it_show_the_same(recipe, monkeypatch):
+    labels = np.repeat(np.arange(3), 10)
+    first, second = labels == 1, np.arange(30) % 3 == 0  # The second unit is excited by as many of each.
+    excited = np.stack([first, second], axis=1).astype("float32")[:, None, None]
+    monkeypatch.setattr(recipe, "read", lambda *given: (None, labels))
+    monkeypatch.setattr(recipe, "activity", lambda *given: excited)
+    assert recipe.purity(None, None, 1) == pytest.approx((1 + 0.4) / 2)
+
+
+@pytest.mark.parametrize("name", ["vision.shortcuts"])
+def test_a_shortcut_takes_the_pixels_on_which_strided_windows_are_centred(recipe, hp):
+    model = recipe.build_model({**hp.values, "depth": 8, "shortcuts": True})
+    sliced = [each for each in model.operations if type(each).__name__ == "GetItem"]
+    assert len(sliced) == 2
+    images = np.random.default_rng(0).integers(0, 256, size=(1, 32, 32, 3), dtype="uint8")
+    for operation in sliced:
+        before, after = keras.Model(model.inputs[0], [operation.input, operation.output])(images, training=False)
+        centre = np.zeros((3, 3, before.shape[-1], before.shape[-1]), "float32")
+        centre[1, 1] = np.eye(before.shape[-1])
+        np.testing.assert_allclose(after, keras.ops.conv(before, centre, strides=2, padding="same"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vision.lenet"])
+def test_a_digit_may_be_light_on_dark_or_dark_on_light(recipe, tmp_path):
+    image = np.zeros((60, 40, 1), "uint8")
+    image[10:50, 18:24] = 255
+    found = []
+    for name, picture in (("light", image), ("dark", 255 - image)):
+        keras.utils.save_img(tmp_path / f"{name}.png", picture, scale=False)
+        found.append(recipe.load_digit(str(tmp_path / f"{name}.png")))
+    np.testing.assert_array_equal(*found)
+    assert found[0].max() == 255
