@@ -440,3 +440,12 @@ def test_the_readme_s_example_trains_a_copy_on_other_data(tiny_runs, process_of_
     (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
     assert "accuracy" in process_of_copies.run(copied, "--tiny", folder=tmp_path)
     assert (tmp_path / "classify" / "model.keras").exists()
+
+
+def test_the_search_of_a_copy_goes_the_way_of_the_monitored_metric(tmp_path):
+    for entry in catalogue.entries():
+        copying.copy(entry, tmp_path / f"copy_of_{entry.name.split('.')[1]}.py")
+        monitor = entry.promise["monitor"]
+        direction = {"higher": "max", "lower": "min"}[monitor["better"]]
+        text = (tmp_path / f"copy_of_{entry.name.split('.')[1]}.py").read_text(encoding="utf-8")
+        assert f'keras_tuner.Objective("{monitor["metric"]}", "{direction}")' in text

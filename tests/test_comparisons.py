@@ -288,3 +288,27 @@ def test_a_digit_may_be_light_on_dark_or_dark_on_light(recipe, tmp_path):
         found.append(recipe.load_digit(str(tmp_path / f"{name}.png")))
     np.testing.assert_array_equal(*found)
     assert found[0].max() == 255
+
+
+@pytest.mark.parametrize("name", ["vision.digit_transfer", "vision.transfer_learning"])
+def test_batch_normalization_of_a_thawed_base_stays_frozen(tiny_run):
+    thawed = 0
+    for model in tiny_run.models.values():
+        if model.name.startswith(("scratch", "base")):
+            continue
+        (base,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+        norms = [each for each in base.layers if isinstance(each, keras.layers.BatchNormalization)]
+        assert norms and not any(each.trainable_weights for each in norms), model.name
+        thawed += bool(base.trainable_weights)
+    assert thawed
+
+
+@pytest.mark.parametrize("name", ["seq2seq.translation"])
+def test_padding_is_no_right_token(recipe, tiny_run, monkeypatch):
+    """A model and a decoder that write nothing but padding are never right."""
+    nothing = types.SimpleNamespace(predict_on_batch=lambda inputs: np.eye(9)[np.zeros(inputs[1].shape, "int32")])
+    monkeypatch.setattr(
+        recipe, "decoder", lambda *given, **options: lambda source: np.zeros((len(source), 99), "int32")
+    )
+    measured = recipe.compare_prefixes(nothing, tiny_run.hp, "validation")
+    assert measured["accuracy_forced"] == measured["accuracy_free"] == 0

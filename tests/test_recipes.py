@@ -383,6 +383,17 @@ def test_the_context_reaches_the_decoder_s_second_layer_only_if_it_is_fed_back()
     assert inputs == {True: 2 * recipe.TINY["units"], False: recipe.TINY["units"]}
 
 
+def test_the_turns_of_a_dialogue_are_told_apart_even_if_the_first_is_cut():
+    recipe = importlib.import_module("recipes.seq2seq.chatbot")
+    model = recipe.build_model(settings.build(recipe.configure, recipe.TINY))
+    model.get_layer("attention").scale.assign(0.0)  # Makes attention uniform.
+    user, system = (len(recipe.SPECIAL) + place for place in range(2))
+    history = np.array([[9, 9, system, 9, user, 9], [user, 9, 9, 0, 0, 0]], "int32")
+    reply = np.array([[7, 8, 2], [7, 2, 0]], "int32")
+    found = recipe.attention_to_user(model, [((history, reply), reply, None)])
+    assert found == pytest.approx(dict.fromkeys(("attention_to_user", "uniform_to_user"), (3 * 4 / 6 + 2) / 5))
+
+
 @pytest.mark.parametrize("name", ["recurrent.tree"])
 def test_trees_and_sequences_train_on_the_same_phrases_with_the_same_labels_and_weights(recipe, tiny_run):
     seen, sentences, batches = {}, {}, {}

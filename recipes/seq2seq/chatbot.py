@@ -1,16 +1,16 @@
 """An encoder-decoder with attention over the last turns of a dialogue learns to reply like a booking assistant.
 
-Result    bleu 10.481 with one seed, 17.3 minutes a run (17.8 CPU minutes) on 2 cores
-Baseline  the reply to the most similar training history, by TF-IDF; also, the most frequent reply of all
+Result    bleu 9.818 ± 0.217 over 3 seeds, 15.4 minutes a run (12.2 CPU minutes) on 1 core
+Baseline  retrieval: of the replies to the 20 most similar training histories, the one most like the others
 Published none for replies generated from the history's words alone; the target of 10 BLEU is this recipe's own
 Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org/abs/1506.05869. Here with attention
           over the history (Bahdanau et al. 2014) and a vocabulary of subwords.
-Answers   How far does imitation go without a database to query? To 10.5 BLEU; the recorded reply to the most similar
-          history reaches 4.8.
-          How many replies match the recorded one word for word? 1.7% of those in the test dialogues.
-          Does it repeat the same replies? 50% of its replies are distinct, and 82% of the recorded ones.
+Answers   How far does imitation go without a database? To 9.8 BLEU; retrieval reaches 7.0.
+          Does it repeat the same replies? 49% of its replies are distinct, and 82% of the recorded ones. 1.6% equal the
+          recorded reply word for word.
           What do more turns of history add? not measured yet
-          Does it attend more to what the user said or to what it asked before? not measured yet
+          Does it attend more to what the user said or to what it asked before? 73% of its attention rests on the user's
+          turns; 66% would if it were uniform.
 
     python -m recipes.seq2seq.chatbot
     python -m recipes.seq2seq.chatbot --set turns=1
@@ -23,7 +23,6 @@ whole data set. Of the 21 services in test dialogues, 15 never occur in train; o
 
 import functools
 import json
-import statistics
 
 import keras
 import numpy as np
@@ -32,6 +31,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tokenizers
 from keras import layers, ops
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_union
 
 from common.callbacks import OneCycle
 from common.decoding import decoder
@@ -42,20 +43,17 @@ from common.text import SPECIAL, byte_pair_tokenizer, nearest, teacher_forcing, 
 PROMISE = {
     "figure": {"metric": "bleu", "better": "higher"},
     "monitor": {"metric": "val_perplexity", "better": "lower"},
-    "baseline": {"metric": "nearest_bleu", "name": "the reply to the most similar history"},
+    "baseline": {"metric": "retrieved_bleu", "name": "the most typical reply to similar histories"},
     "published": {"value": 10.0, "source": "the recipe's own aim"},
     "data": ["schema_guided_dialogue"],
-    "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
     "answers": {
-        "How far does imitation go without a database to query?": (
-            "To {bleu:.1f} BLEU; the recorded reply to the most similar history reaches {nearest_bleu:.1f}."
-        ),
-        "How many replies match the recorded one word for word?": "{word_for_word:.1%} of those in the test dialogues.",
-        "Does it repeat the same replies?": (
-            "{different_replies:.0%} of its replies are distinct, and {different_references:.0%} of the recorded ones."
-        ),
-        "What do more turns of history add?": "not measured yet",
-        "Does it attend more to what the user said or to what it asked before?": "not measured yet",
+        "How far does imitation go without a database?": "To {bleu:.1f} BLEU; retrieval reaches {retrieved_bleu:.1f}.",
+        "Does it repeat the same replies?": "{different_replies:.0%} of its replies are distinct, and "
+        "{different_references:.0%} of the recorded ones. {word_for_word:.1%} equal the recorded reply word for word.",
+        "What do more turns of history add?": "With three turns, BLEU is {bleu:.1f} and perplexity per "
+        "subword {perplexity:.1f}, with one {one turn of history/bleu:.1f} and {one turn of history/perplexity:.1f}.",
+        "Does it attend more to what the user said or to what it asked before?": "{attention_to_user:.0%} of its "
+        "attention rests on the user's turns; {uniform_to_user:.0%} would if it were uniform.",
     },
 }
 TINY = {"examples": 12, "epochs": 2, "units": 32, "vocabulary_size": 500}
@@ -72,7 +70,7 @@ LONGEST = 40  # Tokens in a reply, at most.
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 12, 6_811, default=6_811)  # Dialogues read from each split, at most.
-    hp.Int("epochs", 1, 20, default=4)
+    hp.Int("epochs", 1, 20, default=3)
     hp.Int("turns", 1, 9, step=2, default=3)  # In a history: the user's last turn and pairs of turns before it.
     hp.Int("length", 16, 200, default=80)  # Tokens of a history; longer ones are cut to their last tokens.
     hp.Int("batch_size", 16, 256, step=16, default=128)
@@ -174,20 +172,47 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """BLEU (sacrebleu's 13a, cased) of the replies to the recorded test histories, and of the baselines' replies."""
+    """BLEU (sacrebleu's 13a, cased) of the replies to the recorded test histories, and of the baseline's replies."""
     histories, references = histories_and_replies(hp, "test")
-    known_histories, known_replies = histories_and_replies(hp, "train")
-    similar = nearest(known_histories, histories, ngram_range=(1, 2), min_df=2)
     replies = reply_to(model, assets(hp), histories)
     return {
         "bleu": sacrebleu.corpus_bleu(replies, [references]).score,
-        "nearest_bleu": sacrebleu.corpus_bleu([known_replies[index] for index in similar], [references]).score,
-        "commonest_bleu": sacrebleu.corpus_bleu([statistics.mode(known_replies)] * len(references), [references]).score,
+        "retrieved_bleu": sacrebleu.corpus_bleu(retrieve(hp, histories), [references]).score,
         "perplexity": model.evaluate(load_data(hp, "test"), verbose=0, return_dict=True)["perplexity"],
         "word_for_word": float(np.mean([one == other for one, other in zip(replies, references, strict=True)])),
         "different_replies": len(set(replies)) / len(replies),
         "different_references": len(set(references)) / len(references),
+        **attention_to_user(model, load_data(hp, "test")),
     }
+
+
+def retrieve(hp, histories):
+    """The baseline's replies: a consensus as in Devlin et al. 2015, https://arxiv.org/abs/1505.04467."""
+    known, replies = histories_and_replies(hp, "train")
+    tfidf = functools.partial(TfidfVectorizer, sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype="float32")
+    # The similarities of the whole histories and of the user's last turns are added.
+    both = make_union(tfidf(), tfidf(preprocessor=lambda text: text.rpartition(SPEAKERS[0])[2].lower()))
+    vectors, chosen = tfidf().fit_transform(replies), []
+    for near in nearest(both, known, histories, count=20):  # 20 and both similarities: the best on validation.
+        likeness = vectors[near] @ vectors[near].sum(axis=0).T  # Of each reply to all of them: (20, 1).
+        chosen.append(replies[near[np.argmax(likeness)]])
+    return chosen
+
+
+def attention_to_user(model, batches):
+    """The share of the attention that rests on the user's turns, and what it would be if attention were uniform."""
+    attention, sums, count = keras.Model(model.inputs, model.get_layer("attention").output[1]), np.zeros(2), 0
+    for (history, shifted), reply, _ in batches:
+        is_token, is_reply = np.not_equal(history, 0), np.not_equal(reply, 0)
+        begins = np.isin(history, range(len(SPECIAL), len(SPECIAL) + len(SPEAKERS)))
+        # Counted from the end, since the beginning may be cut off: the last turn is the user's.
+        turns = np.cumsum(begins[:, ::-1], axis=1)[:, ::-1] - begins  # (B, S)
+        by_user = is_token & (turns % 2 == 0)
+        found = np.einsum("bts,bs->bt", attention.predict_on_batch((history, shifted)), by_user)
+        uniform = by_user.sum(axis=1, keepdims=True) / is_token.sum(axis=1, keepdims=True)  # (B, 1)
+        sums += [found[is_reply].sum(), (uniform * is_reply).sum()]
+        count += is_reply.sum()
+    return dict(zip(("attention_to_user", "uniform_to_user"), sums / count))
 
 
 def reply_to(model, assets, histories):
