@@ -272,9 +272,10 @@ def test_whole_words_are_dropped(recipe):
         found = [each for each in model._flatten_layers() if isinstance(each, layers.Dropout) and each.rate == 0.375]
         assert found
         for layer in found:
-            words = np.ones((4, 30, 6)[: len(layer.input.shape)], "float32")
-            kept = np.asarray(layer(words, training=True)).reshape(4 * 30, -1)
-            assert (kept == kept[:, :1]).all() and 0.4 < np.mean(kept > 0) < 0.9
+            shape = len(layer.input.shape) * (30,)
+            kept = np.asarray(layer(np.ones(shape, "float32"), training=True))
+            kept = kept.reshape(-1, 30 if len(shape) > 2 or layer.noise_shape else 1)
+            assert (kept == kept[:, :1]).all() and 0.2 < np.mean(kept > 0) < 0.95
 
 
 def test_causal_outputs_do_not_see_ahead(recipe, keras_run, hp):
@@ -301,7 +302,7 @@ def test_the_network_of_a_variant_with_a_mask_reads_neither_padding_nor_ahead(re
         if "mask" not in changes and any(f'"{name}"' in used for name in changes):
             hp = settings.build(recipe.configure, {**changes, **recipe.TINY})
             model = recipe.build_model(hp)
-            if isinstance(model, keras.Model):
+            if getattr(model, "inputs", None):
                 check_padding(recipe, model, hp)
                 check_causality(recipe, model, hp)
 
