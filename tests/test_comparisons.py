@@ -312,3 +312,20 @@ def test_padding_is_no_right_token(recipe, tiny_run, monkeypatch):
     )
     measured = recipe.compare_prefixes(nothing, tiny_run.hp, "validation")
     assert measured["accuracy_forced"] == measured["accuracy_free"] == 0
+
+
+@pytest.mark.parametrize("name", ["basics.mlp", "basics.optimizers", "basics.regularization"])
+def test_the_recipe_s_own_network_does_not_depend_on_what_it_is_compared_with(recipe, tiny_run):
+    keras.utils.set_random_seed(0)
+    expected = recipe.build_model(tiny_run.hp).get_weights()
+    for pair in zip(tiny_run.fits.first_weights[tiny_run.model.name], expected, strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
+@pytest.mark.parametrize("name", ["vision.lenet"])
+def test_all_layers_pool_and_activate_alike(recipe, hp):
+    for pooling, kind in {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}.items():
+        for activation in ("relu", "tanh"):
+            model = recipe.build_model({**hp.values, "pooling": pooling, "activation": activation})
+            assert all(isinstance(model.get_layer(name), kind) for name in ("S2", "S4"))
+            assert {model.get_layer(name).activation.__name__ for name in ("C1", "C3", "C5", "F6")} == {activation}

@@ -36,6 +36,11 @@ def test_shuffle_depends_on_the_seed_and_on_the_passes_before_alone(seed):
     assert order(shuffled(seed + 7)) != passes[0]
 
 
+def test_data_of_any_size_are_shuffled_as_a_whole():
+    first = order(data.shuffle(tf.data.Dataset.range(40_000)).take(200))
+    assert min(first) < 4_000 and max(first) > 36_000
+
+
 def test_every_shuffle_counts_for_itself():
     keras.utils.set_random_seed(0)
     data.shuffle.counters.clear()
