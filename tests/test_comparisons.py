@@ -329,3 +329,11 @@ def test_all_layers_pool_and_activate_alike(recipe, hp):
             model = recipe.build_model({**hp.values, "pooling": pooling, "activation": activation})
             assert all(isinstance(model.get_layer(name), kind) for name in ("S2", "S4"))
             assert {model.get_layer(name).activation.__name__ for name in ("C1", "C3", "C5", "F6")} == {activation}
+
+
+@pytest.mark.parametrize("name", ["seq2seq.chatbot"])
+def test_the_most_typical_of_the_retrieved_replies_is_chosen(recipe, hp, monkeypatch):
+    replies = 20 * ["No idea."] + 15 * ["Your table is booked."] + 5 * ["How many people?"]
+    monkeypatch.setattr(recipe, "histories_and_replies", lambda *given: (replies, replies))
+    monkeypatch.setattr(recipe, "nearest", lambda *given, **options: [np.arange(20, 40), np.arange(20)])
+    assert recipe.retrieve(hp, ["one", "another"]) == ["Your table is booked.", "No idea."]
