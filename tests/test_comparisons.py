@@ -77,7 +77,7 @@ def test_early_stopping_looks_at_validation(recipe):
 
 
 @pytest.mark.parametrize("name", ["recurrent.forecasting"])
-def test_a_day_forecast_from_forecasts_is_the_first_after_them(recipe, hp):
+def test_days_forecast_from_forecasts_are_those_after_them(recipe, hp):
     """The decoder goes on from the state after all hours before, given or forecast."""
     values = {**hp.values, "decoder": "autoregressive", "subtract_last": False}
     keras.utils.set_random_seed(0)
@@ -85,10 +85,9 @@ def test_a_day_forecast_from_forecasts_is_the_first_after_them(recipe, hp):
     longer = recipe.build_model({**values, "look_back": hp["look_back"] + hp["segment"]})
     longer.set_weights(model.get_weights())
     history = np.random.default_rng(0).normal(size=(2, hp["look_back"], len(recipe.VARIABLES))).astype("float32")
-    ahead = model.predict(history, verbose=0)
-    first, second = ahead[:, : hp["segment"]], ahead[:, hp["segment"] : 2 * hp["segment"]]
-    found = longer.predict(np.concatenate([history, first], axis=1), verbose=0)
-    np.testing.assert_allclose(found[:, : hp["segment"]], second, rtol=1e-4, atol=1e-6)
+    ahead, segment = model.predict(history, verbose=0), hp["segment"]
+    found = longer.predict(np.concatenate([history, ahead[:, :segment]], axis=1), verbose=0)
+    np.testing.assert_allclose(found[:, :-segment], ahead[:, segment:], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["recurrent.tagging"])
@@ -331,9 +330,46 @@ def test_all_layers_pool_and_activate_alike(recipe, hp):
             assert {model.get_layer(name).activation.__name__ for name in ("C1", "C3", "C5", "F6")} == {activation}
 
 
+@pytest.mark.parametrize("name", ["seq2seq.translation"])
+def test_what_is_written_on_padding_is_no_part_of_a_translation(recipe, tiny_run, monkeypatch):
+    size = tiny_run.hp["vocabulary_size"]
+
+    def predict(inputs):
+        """The right token wherever there is one, and any token on padding."""
+        shifted = np.asarray(inputs[1])
+        following = np.pad(shifted[:, 1:], ((0, 0), (0, 1)))
+        right = np.where(following > 0, following, np.where(shifted > 0, recipe.END, size - 1))
+        return np.eye(size)[right]
+
+    monkeypatch.setattr(
+        recipe, "decoder", lambda *given, **options: lambda source: np.zeros((len(source), 99), "int32")
+    )
+    measured = recipe.compare_prefixes(types.SimpleNamespace(predict_on_batch=predict), tiny_run.hp, "validation")
+    assert measured["accuracy_forced"] == 1 and measured["bleu_forced"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("name", ["seq2seq.chatbot"])
 def test_the_most_typical_of_the_retrieved_replies_is_chosen(recipe, hp, monkeypatch):
     replies = 20 * ["No idea."] + 15 * ["Your table is booked."] + 5 * ["How many people?"]
     monkeypatch.setattr(recipe, "histories_and_replies", lambda *given: (replies, replies))
     monkeypatch.setattr(recipe, "nearest", lambda *given, **options: [np.arange(20, 40), np.arange(20)])
     assert recipe.retrieve(hp, ["one", "another"]) == ["Your table is booked.", "No idea."]
+
+
+@pytest.mark.parametrize("name", ["recurrent.anomaly_detection"])
+def test_a_score_is_averaged_with_those_before_it_alone(recipe):
+    scores = np.random.default_rng(0).normal(size=20)
+    expected = [np.mean([scores[max(0, place - back)] for back in range(5)]) for place in range(20)]
+    np.testing.assert_allclose(recipe.average(scores, 5), expected)
+
+
+@pytest.mark.parametrize("name", ["recurrent.sentiment"])
+def test_the_n_grams_saved_have_the_numbers_of_those_learned(recipe, tiny_run, monkeypatch):
+    """`predict` counts with a vectorizer made from the saved file; its n-grams must meet the weights of training."""
+    hp, seen = tiny_run.hp, []
+    texts, _ = recipe.read("validation", hp["examples"])
+    counter, _ = recipe.bag(hp["examples"])
+    ngrams_of = recipe.ngrams_of
+    monkeypatch.setattr(recipe, "ngrams_of", lambda *given: seen.append(ngrams_of(*given)) or seen[-1])
+    recipe.predict(tiny_run.model, recipe.assets(hp), [text.decode() for text in texts[:20]])
+    assert seen[0].to_list() == ngrams_of(texts[:20], counter).to_list() and seen[0].values.shape[0] > 100
