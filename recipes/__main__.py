@@ -68,8 +68,7 @@ def main(arguments=None):
     except OSError as error:
         if error.errno not in errors.FULL:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"python -m recipes: the disk is full{where}: free some space, then rerun this", file=sys.stderr)
+        print(f"python -m recipes: {errors.full_disk(error, 'rerun this')}", file=sys.stderr)
         return 2
     except errors.RecipeError as error:
         print(f"python -m recipes: {output.printable(error)}", file=sys.stderr)

@@ -141,6 +141,7 @@ def test_a_line_works_or_ends_in_one_line_before_anything_is_trained(stand_in, t
         ("--variants --try 1+1", "--variants and --try don't go together"),
         ("--variants --seeds 2", "seeds of the run that they are compared with"),
         ("--try 1+1 --resume", "--try trains nothing"),
+        ("--record --out elsewhere", "only the run in the recipe's own directory"),
         ("--try 1+1 --seeds 2", "--try trains nothing"),
         ("--tuner bayesian", "--tuner does nothing without --search"),
         ("--out=", "the name of the directory is empty"),

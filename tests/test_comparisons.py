@@ -104,7 +104,7 @@ def test_a_word_that_training_has_in_another_case_is_known(recipe, tiny_run, mon
 
 @pytest.mark.parametrize("name", ["recurrent.tree"])
 def test_a_node_s_state_is_that_of_the_paper_s_binary_tree_lstm(recipe):
-    """Equations 9 to 14 of Tai et al. 2015, node by node, for the tree ((0 1) 2) and its mirror image (2 (1 0))."""
+    """Equations 9 to 14 of Tai et al. 2015, with one added to the forget gates' inputs; for both orders of children."""
     units, generator = 3, np.random.default_rng(0)
     outputs, cells = generator.normal(size=(2, 2, units))
     matrix, bias = generator.normal(size=(2 * units, 5 * units)), generator.normal(size=5 * units)
@@ -125,13 +125,11 @@ def test_a_node_s_state_is_that_of_the_paper_s_binary_tree_lstm(recipe):
 def test_the_root_remembers_the_cells_of_both_children(recipe, hp):
     keras.utils.set_random_seed(0)
     model = recipe.build_model({**hp.values, "height": 1})
-    layer = {each.name: each for each in model.layers if each.name in ("leaf", "inner", "phrases")}
-    units = hp["units"]
-    leaf = layer["leaf"].kernel.numpy()
-    leaf[:, units : 2 * units] = 0  # Every leaf's output gate is nearly shut: the cells alone tell words apart.
-    layer["leaf"].kernel.assign(leaf)
-    layer["leaf"].bias.assign(np.repeat([0.0, -30.0, 0.0], units))
-    layer["leaf"].kernel.assign(20 * leaf)
+    units, leaf = hp["units"], model.get_layer("leaf")
+    kernel = 20 * leaf.kernel.numpy()
+    kernel[:, units : 2 * units] = 0
+    # The leaves' output gates are nearly shut, so that only their cells tell words apart.
+    leaf.set_weights([kernel, np.repeat([0.0, -30.0, 0.0], units)])
 
     def root(*words):
         """The logits of the tree of two words."""

@@ -166,8 +166,7 @@ def main(name, arguments=None):
     except OSError as error:
         if error.errno not in errors.FULL:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{entry.name}: the disk is full{where}: free some space, then {again}")
+        sys.exit(f"{entry.name}: {errors.full_disk(error, again)}")
     finally:
         output.finish()
 

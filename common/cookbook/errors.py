@@ -23,6 +23,11 @@ class Damaged(RecipeError):
     """A file does not hold what was written to it."""
 
 
+def full_disk(error, remedy):
+    """What is reported for an OSError whose number is one of FULL."""
+    return f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space, then {remedy}"
+
+
 @contextlib.contextmanager
 def about(given, remedy):
     """Turns an OSError about a path that the user gave, or about one above or below it, into a RecipeError.

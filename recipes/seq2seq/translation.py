@@ -1,7 +1,7 @@
 """A GRU encoder-decoder with attention translates German captions of photographs into English.
 
 Result    bleu beam 39.51 ± 0.19 over 3 seeds, 14.8 minutes a run (14.0 CPU minutes) on 1 core
-Baseline  phrase-based translation (Koehn et al. 2003), which passes even the published figure on validation
+Baseline  phrase-based translation (Koehn et al. 2003), which passes the published figure too
 Published 36.09 BLEU, greedy: Transformer of bentrevett/pytorch-seq2seq, whose GRU with attention has 28.2; both texts
           lower-cased, as spaCy's tokens there, by sacrebleu (13a) here
 Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2014,
