@@ -348,6 +348,14 @@ def test_verify_goes_on_where_it_was_stopped(home):
     assert runs.verify(catalogue.entry(standin.NAME), recipe) and trained == [1]
 
 
+def test_verify_starts_anew_if_the_recipe_has_changed_since_it_was_stopped(home):
+    dispatch(StandIn())
+    dispatch(StandIn(), "--record")
+    old = {"recipe": standin.NAME, "hyperparameters": {"rate": 5.0}, "seeds": [0]}
+    files.write_json(home / "verify" / "backup" / "identity.json", old)
+    assert runs.verify(catalogue.entry(standin.NAME), StandIn())
+
+
 def test_a_hyperparameter_that_is_no_more_is_named():
     told = runs.difference("hyperparameters", {"gone": 1, "rate": 1.0}, {"rate": 2.0})
     assert told == "gone=1, not None; rate=1.0, not 2.0: use the same --set"

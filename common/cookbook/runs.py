@@ -352,8 +352,10 @@ def verify(entry, recipe):
         raise errors.RecipeError(f"{entry.name} has no recorded results to verify")
     if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
         raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it again")
-    out = entry.directory / "verify"
-    again = execute(entry, recipe, {}, recorded["seeds"][:1], out, resume=can_resume(out), own=True)
+    out, seeds = entry.directory / "verify", recorded["seeds"][:1]
+    unfinished = results.read_json(out / "backup" / "identity.json", results.RUN)
+    same = {"recipe": entry.name, "hyperparameters": recorded["hyperparameters"], "seeds": seeds}
+    again = execute(entry, recipe, {}, seeds, out, resume=unfinished == same, own=True)
     margin = results.margin(recorded)
     found, mean = again["figure"]["mean"], recorded["figure"]["mean"]
     within = abs(found - mean) <= margin
