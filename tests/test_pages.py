@@ -1,5 +1,7 @@
 """Answers with measured numbers in them, and the pages that are written from results files."""
 
+import tomllib
+
 import pytest
 
 from common.cookbook import answers, catalogue, errors, pages, results
@@ -26,23 +28,23 @@ RECORDED = {
 }
 
 
-def promise(sentence):
-    return {"figure": {"metric": "accuracy", "better": "higher"}, "answers": {"Does it matter?": sentence}}
+def does_it_matter(sentence):
+    return {"Does it matter?": sentence}
 
 
 def test_answers_are_filled_in_from_metrics_variants_and_seconds():
     sentence = "{accuracy:.3f} with it, {far/accuracy:.1%} without, in {seconds:.0f} seconds"
-    assert answers.fill(promise(sentence), RECORDED) == {
+    assert answers.fill(does_it_matter(sentence), RECORDED) == {
         "Does it matter?": "0.910 with it, 50.0% without, in 61 seconds"
     }
     for asked, recorded in ((sentence, None), ("{accuracy:.3f} with it, {variant to come/accuracy:.1%}", RECORDED)):
-        assert answers.fill(promise(asked), recorded) == {"Does it matter?": "not measured yet"}
+        assert answers.fill(does_it_matter(asked), recorded) == {"Does it matter?": "not measured yet"}
 
 
 @pytest.mark.parametrize("field", ["{loss:.3f}", "{far/loss:.3f}", "{far/cpu_seconds:.0f}"])
 def test_a_number_that_was_not_measured_is_an_error(field):
     with pytest.raises(errors.RecipeError, match="was not measured"):
-        answers.fill(promise(field), RECORDED)
+        answers.fill(does_it_matter(field), RECORDED)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,23 @@ def test_a_number_that_was_not_measured_is_an_error(field):
     ],
 )
 def test_an_answer_may_claim_no_more_than_the_figures_show(sentence, complaint):
-    found = answers.complaints(promise(sentence), RECORDED)
+    found = answers.complaints(does_it_matter(sentence), RECORDED)
     assert (complaint is None) == (not found) and (not complaint or complaint in found[0])
+
+
+def test_a_recipe_without_questions_is_told_where_they_belong(tmp_path):
+    entry = catalogue.Entry("chapter.name", tmp_path / "name.py")
+    for text, message in ((None, "has no table"), ("[other]", "has no table"), ("[name", "not valid TOML")):
+        if text:
+            (tmp_path / "answers.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(errors.RecipeError, match=message):
+            print(entry.answers)
+
+
+def test_every_table_of_questions_belongs_to_a_recipe():
+    for chapter, entries in pages.chapters().items():
+        text = (catalogue.ROOT / "recipes" / chapter / "answers.toml").read_text(encoding="utf-8")
+        assert set(tomllib.loads(text)) == {entry.path.stem for entry in entries}
 
 
 def test_pages_and_readme_are_those_that_the_tool_would_write():

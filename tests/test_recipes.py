@@ -27,17 +27,17 @@ def test_docstring_is_complete_and_its_result_is_the_recorded_one(entry):
     assert f"python -m recipes.{entry.name}" in entry.docstring
     expected = results.result_line(entry.results) if entry.results else answers.UNMEASURED
     assert entry.fields["Result"] == expected
-    answered = answers.fill(entry.promise, entry.results)
+    answered = answers.fill(entry.answers, entry.results)
     assert entry.fields["Answers"] == " ".join(f"{question} {answer}" for question, answer in answered.items())
 
 
 @pytest.mark.recorded
 def test_every_answer_rests_on_measured_numbers_and_claims_no_more_than_they_show(entry, recipe):
-    asked = entry.promise["answers"]
+    asked = entry.answers
     named = {variant for sentence in asked.values() for variant, _ in answers.compared(sentence)}
     assert named <= set(getattr(recipe, "VARIANTS", {}))
     assert 2 <= len(asked) <= 8 and all(question.endswith("?") for question in asked)
-    assert answers.complaints(entry.promise, entry.results) == []
+    assert answers.complaints(entry.answers, entry.results) == []
 
 
 @pytest.mark.recorded

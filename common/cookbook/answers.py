@@ -44,11 +44,14 @@ def values(recorded, variant, metric):
     return [single[metric]]
 
 
-def fill(promise, recorded):
-    """Every question with its answer; "not measured yet" where the run or a variant in the answer has no results."""
+def fill(sentences, recorded):
+    """Every question with its answer; "not measured yet" where the run or a variant in the answer has no results.
+
+    sentences: {question: answer with placeholders}.
+    """
     return {
         question: Numbers(recorded).format(sentence) if measured(sentence, recorded) else UNMEASURED
-        for question, sentence in promise["answers"].items()
+        for question, sentence in sentences.items()
     }
 
 
@@ -79,10 +82,10 @@ def differs(recorded, variant, metric):
     return difference > 3 * statistics.stdev(own) if len(own) > 1 else None
 
 
-def complaints(promise, recorded):
+def complaints(sentences, recorded):
     """What is wrong with the answers, as messages: numbers typed in, and claims that the figures do not support."""
     found = []
-    for question, sentence in promise["answers"].items():
+    for question, sentence in sentences.items():
         parts = list(string.Formatter().parse(sentence))
         if sentence != UNMEASURED and not any(name for _, name, *_ in parts):
             found.append(f"{question} is answered without a measured number")

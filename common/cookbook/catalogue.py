@@ -1,4 +1,4 @@
-"""What can be read from every recipe without importing it: docstring, promise, results. No TensorFlow here."""
+"""What can be read of every recipe without importing it: docstring, promise, answers, results. No TensorFlow here."""
 
 import ast
 import dataclasses
@@ -6,6 +6,7 @@ import functools
 import pathlib
 import re
 import textwrap
+import tomllib
 
 from common.cookbook import answers, errors, results, settings
 
@@ -41,6 +42,17 @@ class Entry:
     @property
     def promise(self):
         return self.constant("PROMISE")
+
+    @functools.cached_property
+    def answers(self):
+        """The recipe's table in its chapter's `answers.toml`: {question: answer with placeholders}."""
+        path = self.path.with_name("answers.toml")
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))[self.path.stem]
+        except (FileNotFoundError, KeyError):
+            raise errors.RecipeError(f"{path} has no table [{self.path.stem}] of questions and answers") from None
+        except tomllib.TOMLDecodeError as error:
+            raise errors.RecipeError(f"{path} is not valid TOML: {error}") from error
 
     def constant(self, name, *default):
         """A module-level literal of the recipe; `default` if there is none."""
@@ -111,7 +123,7 @@ def entry(name):
 def write_fields(entry):
     """Updates the docstring's Result and Answers from the results file."""
     recorded = entry.results
-    answered = answers.fill(entry.promise, recorded).items()
+    answered = answers.fill(entry.answers, recorded).items()
     text = entry.path.read_text(encoding="utf-8")
     updated = with_field(text, "Result", [results.result_line(recorded) if recorded else answers.UNMEASURED])
     lines = [

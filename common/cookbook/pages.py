@@ -121,7 +121,7 @@ def section(entry):
         lines += [f'<img src="{path}" width="100%" alt="{shown}">', ""]
     lines += comparison(entry) if entry.results else [f"Its figure is {answers.UNMEASURED}."]
     lines += [""]
-    for question, answer in answers.fill(entry.promise, entry.results).items():
+    for question, answer in answers.fill(entry.answers, entry.results).items():
         lines += [f"- **{question}** {answer}"]
     command = f"python -m recipes.{entry.name}"
     return [*lines, "", "```", command, "```", "", f"[Read the recipe]({name}.py)", ""]

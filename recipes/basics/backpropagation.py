@@ -38,22 +38,6 @@ PROMISE = {
     "published": {"value": 5, "source": "the recipe's own aim; nothing comparable is published"},
     "tolerance": 1.0,
     "data": ["penguins/simple"],
-    "answers": {
-        "How does backpropagation get its gradients?": (
-            "Starting from the loss, each node multiplies its gradient by its derivative with respect to each of its "
-            "inputs and adds the result to that input's gradient. One pass gives all {weights:.0f} gradients."
-        ),
-        "How can one check them?": (
-            "Against another program: the gradients by hand and by GradientTape agree to {agreeing_decimals:.1f} "
-            "decimals in float32 and to {agreeing_decimals_float64:.1f} in float64. Or by changing one weight at a "
-            "time, which takes {forward_passes:.0f} forward passes: at the best step size, this agrees to "
-            "{finite_difference_decimals:.1f} decimals in float32, {finite_difference_decimals_float64:.1f} in float64."
-        ),
-        "Does training by hand end where `fit` ends?": (
-            "Yes: after the same steps of gradient descent, the weights agree to {weight_decimals:.1f} decimals; `fit` "
-            "classifies {accuracy:.1%} of the test penguins correctly, and training by hand {by_hand_accuracy:.1%}."
-        ),
-    },
 }
 TINY = {"epochs": 2, "steps": 2}
 PINNED = ("steps",)

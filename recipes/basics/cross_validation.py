@@ -40,27 +40,6 @@ PROMISE = {
     "baseline": {"name": "logistic regression", "metric": "logistic_accuracy"},
     "published": {"value": 0.790, "source": "scikit-learn's example, one split"},
     "data": ["titanic"],
-    "answers": {
-        "How far can one trust a single split?": (
-            "Not far: on 25 random splits of the same 1,000 passengers, the accuracy of the MLP ranges from "
-            "{MLP-lowest-split:.1%} to {MLP-highest-split:.1%}, with a standard deviation of {MLP-split-sd:.1%}."
-        ),
-        "What do folds add?": (
-            "Five folds test every passenger once. The accuracy on a single fold has a standard deviation of "
-            "{MLP-fold-sd:.1%}, but the mean of five, {MLP-mean:.1%}, one of only {MLP-mean-sd:.1%} when the "
-            "passengers are divided into folds anew, and would vary more with other passengers."
-        ),
-        "Does an MLP beat logistic regression and gradient boosting?": (
-            "Over all folds, the MLP has {MLP-mean:.1%}, gradient boosting {boosting-mean:.1%} and logistic regression "
-            "{logistic-mean:.1%}; on the test split, {accuracy:.1%}, {boosting_accuracy:.1%} and "
-            "{logistic_accuracy:.1%}."
-        ),
-        "Would more passengers help?": (
-            "From 100 to 800 passengers in training, the MLP goes from {MLP-with-100:.1%} to "
-            "{MLP-with-800:.1%}, gradient boosting from {boosting-with-100:.1%} to {boosting-with-800:.1%}, and "
-            "logistic regression from {logistic-with-100:.1%} to {logistic-with-800:.1%}."
-        ),
-    },
 }
 TINY = {"examples": 40, "epochs": 2, "folds": 2, "repeats": 1}
 PINNED = ("folds", "repeats")

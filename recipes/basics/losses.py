@@ -44,27 +44,6 @@ PROMISE = {
     "baseline": {"name": "random features, weighted ridge", "metric": "ridge_balanced_accuracy"},
     "published": {"value": 0.97, "source": "the recipe's own aim"},
     "data": ["mnist"],
-    "answers": {
-        "Cross-entropy or squared error for classes?": "At a learning rate that suits both, they find as much of "
-        "the rare digit ({squared-error-rare_recall:.3f} and {categorical-rare_recall:.3f}). Cross-entropy is the "
-        "safer choice: at a third of that rate, squared error finds "
-        "{a third of the learning rate/squared-error-rare_recall:.3f}, cross-entropy "
-        "{a third of the learning rate/categorical-rare_recall:.3f}. The gradient of squared error vanishes at a "
-        "confident mistake: in a two-class example with plain gradient descent, correcting one takes "
-        "{squared-error-steps:.0f} steps instead of {categorical-steps:.0f}.",
-        "Categorical or sparse?": "They are one loss for two forms of the labels: after training, the weights differ "
-        "by {sparse-weights-differ-by:.0f}.",
-        "Softmax or sigmoid at the output?": "Softmax with cross-entropy gives accuracy {categorical-accuracy:.4f} and "
-        "calibration error {categorical-calibration_error:.4f}; ten sigmoids with binary cross-entropy give "
-        "{binary-accuracy:.4f} and {binary-calibration_error:.4f}.",
-        "What helps a rare class?": "Plain cross-entropy finds {categorical-rare_recall:.3f} of it, focal loss "
-        "{focal-rare_recall:.3f}, class weights {weighted-rare_recall:.3f}, and the adjusted loss "
-        "{adjusted-rare_recall:.3f}, with a precision of {adjusted-rare_precision:.3f}. Plain cross-entropy finds as "
-        "much, {divided-rare_recall:.3f}, if its probabilities are divided by the frequencies of the digits.",
-        "Whose probabilities can one believe?": "The calibration error is {categorical-calibration_error:.4f} with "
-        "cross-entropy, {squared-error-calibration_error:.4f} with squared error, {focal-calibration_error:.4f} with "
-        "focal and {hinge-calibration_error:.4f} with hinge loss, which was never meant to give probabilities.",
-    },
 }
 TINY = {"examples": 210, "epochs": 2, "units": 16}
 VARIANTS = {"a third of the learning rate": {"learning_rate": 1e-3}}

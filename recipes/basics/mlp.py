@@ -44,32 +44,6 @@ PROMISE = {
     "baseline": {"name": "support vector machine", "metric": "svm_accuracy"},
     "published": {"value": 0.984, "source": "keras mnist_mlp.py, 20 epochs"},
     "data": ["mnist"],
-    "answers": {
-        "What do hidden layers add?": (
-            "Without any, {no hidden layers/accuracy:.1%} of the test digits are right; with two of 512 units "
-            "{without shifts/accuracy:.1%}, and {accuracy:.1%} if the digits are shifted at random in training."
-        ),
-        "Why do gradients vanish with depth?": (
-            "On its way back, the gradient is multiplied by the weights and by the derivative of each activation, "
-            "which for a sigmoid is at most a quarter. Before training, the norm for the first of ten sigmoid layers "
-            "is {sigmoid-10-gradient-left:.0e} times that for the output layer, and the network never learns "
-            "({sigmoid-10-accuracy:.1%}, the share of the most frequent digit); with tanh it is "
-            "{tanh-10-gradient-left:.1f} times, with ReLU {relu-10-gradient-left:.1f} times."
-        ),
-        "Which activation for deep networks?": (
-            "With ten layers, after three epochs of 20,000 digits, {relu-10-accuracy:.1%} with ReLU, "
-            "{leaky_relu-10-accuracy:.1%} with leaky ReLU and {gelu-10-accuracy:.1%} with GELU; tanh has "
-            "{tanh-10-accuracy:.1%}, and the sigmoid learns nothing. With two layers the sigmoid works too "
-            "({sigmoid-2-accuracy:.1%}; ReLU {relu-2-accuracy:.1%})."
-        ),
-        "How many ReLUs die?": (
-            "The output of {relu-2-dead:.0%} in two layers and of {relu-10-dead:.0%} in ten varies by less than a "
-            "thousandth over 1,000 digits ({relu-10-dead-before:.0%} in ten before training); with leaky ReLU that of "
-            "{leaky_relu-10-dead:.0%}, with GELU of {gelu-10-dead:.0%}. By this measure, {sigmoid-10-dead-before:.0%} "
-            "of the units in ten sigmoid layers are constant even before training, and {sigmoid-10-dead:.0%} after it: "
-            "they are not dead, but the signal has faded."
-        ),
-    },
 }
 TINY = {"examples": 60, "epochs": 2, "units": 16, "compared": 1}
 VARIANTS = {

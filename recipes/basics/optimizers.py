@@ -41,26 +41,6 @@ PROMISE = {
     "baseline": {"name": "random Fourier features", "metric": "ridge_accuracy"},
     "published": {"value": 0.900, "source": "MLP 256-128-64, table of Fashion-MNIST"},
     "data": ["fashion_mnist"],
-    "answers": {
-        "What differs between optimizers when the learning rate of each is tuned with the same effort?": (
-            "Updates to a validation accuracy of 88 in 100, measured every 300 (3,000 if it is not reached): SGD "
-            "{SGD-updates:,.0f}, momentum {momentum-updates:,.0f}, Nesterov {Nesterov-updates:,.0f}, RMSprop "
-            "{RMSprop-updates:,.0f}, Adam {Adam-updates:,.0f}, AdamW {AdamW-updates:,.0f}. In the end, "
-            "{SGD-accuracy:.1%} with SGD and {AdamW-accuracy:.1%} with AdamW."
-        ),
-        "How is a learning rate found?": (
-            "By training with values a factor of three apart: for AdamW, the best was {AdamW-rate:.4f}, averaged over "
-            "the seeds. A range test, 200 updates with a growing rate, suggests {range-test-rate:.4f}."
-        ),
-        "Full batch, mini-batches or single examples?": (
-            "SGD reaches {SGD-accuracy:.1%} on validation with 3,000 batches of 64, {single-accuracy:.1%} with 7,500 "
-            "single examples and {full-accuracy:.1%} with 20 updates, each from all 55,000."
-        ),
-        "What do a schedule and a warm-up add?": (
-            "After 3,000 updates, AdamW reaches {AdamW-accuracy:.1%} on validation with a constant learning rate, "
-            "{cosine-accuracy:.1%} with one that falls along a cosine, and {warm-up-accuracy:.1%} with a warm-up too."
-        ),
-    },
 }
 TINY = {"examples": 90, "epochs": 2, "updates": 30, "compared": 1}
 PINNED = ("updates", "compared")

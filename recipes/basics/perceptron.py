@@ -41,26 +41,6 @@ PROMISE = {
     "baseline": {"name": "logistic regression", "metric": "logistic_accuracy"},
     "published": {"value": 0.99, "source": "the recipe's own aim; nothing is published for these two species"},
     "data": ["penguins/simple"],
-    "answers": {
-        "What can a single perceptron not do, and what does a hidden layer add?": (
-            "It can separate only what a line separates: of the four points of XOR, none of the lines that it tries in "
-            "100 epochs classifies more than {xor_one_layer_accuracy:.0%} correctly. With a hidden layer, the boundary "
-            "can bend, and {xor_two_layer_accuracy:.0%} are correct."
-        ),
-        "How does its rule differ from that of logistic regression?": (
-            "Both add the error times the input to the weights. With a step function, the error is zero as soon as "
-            "every example is on its side, so the perceptron stops, {distance:.2f} mm from the nearest training "
-            "penguin. With a sigmoid, it never is quite zero, so the line keeps moving away from the nearest ones; "
-            "scikit-learn's, which a penalty on the weights stops, is {logistic_distance:.2f} mm away."
-        ),
-        "How many mistakes does it make before it stops, and does it help to centre or scale the inputs?": (
-            "{mistakes:.0f} in millimetres, on average over 20 orders of the examples; {scaled_mistakes:.0f} if each "
-            "measurement is divided by its standard deviation, {centred_mistakes:.1f} if its mean is subtracted, and "
-            "{standardized_mistakes:.1f} if both are done. Novikoff's bound, the square of the longest input divided "
-            "by the margin, falls from {bound:,.0f} to {standardized_bound:.0f}. Starting from zero weights, a "
-            "learning rate would change the length of the weight vector, and not the line."
-        ),
-    },
 }
 TINY = {"epochs": 2, "xor_epochs": 2}
 PINNED = ("xor_epochs",)

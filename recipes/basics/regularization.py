@@ -45,37 +45,6 @@ PROMISE = {
     "baseline": {"name": "support vector machine", "metric": "svm_accuracy"},
     "published": {"value": 0.87, "source": "the recipe's own aim; nothing is published for these 2,000 images"},
     "data": ["fashion_mnist"],
-    "answers": {
-        "How large is the gap between training and test accuracy, and what closes it?": (
-            "Without regularization, {nothing-train-accuracy:.1%} of the training images are right and "
-            "{nothing-accuracy:.1%} of the test images; with dropout, L1, L2, weight decay, batch "
-            "normalization and augmentation together, {together-train-accuracy:.1%} and {together-accuracy:.1%}."
-        ),
-        "What does each technique do on its own?": (
-            "Test accuracy, and in parentheses the gap: nothing {nothing-accuracy:.1%} ({nothing-gap:.1%}), early "
-            "stopping {early-stopping-accuracy:.1%} ({early-stopping-gap:.1%}), dropout {dropout-accuracy:.1%} "
-            "({dropout-gap:.1%}), L1 {L1-accuracy:.1%} ({L1-gap:.1%}), L2 {L2-accuracy:.1%} ({L2-gap:.1%}), weight "
-            "decay {weight-decay-accuracy:.1%} ({weight-decay-gap:.1%}), batch normalization "
-            "{batch-normalization-accuracy:.1%} ({batch-normalization-gap:.1%}), layer normalization "
-            "{layer-normalization-accuracy:.1%} ({layer-normalization-gap:.1%}), augmentation "
-            "{augmentation-accuracy:.1%} ({augmentation-gap:.1%})."
-        ),
-        "Does a smaller gap mean a better network?": (
-            "Not always: with seven tenths of the units dropped, the gap is only {dropout-70-gap:.1%}, because the "
-            "network fits its training images less well, and test accuracy is {dropout-70-accuracy:.1%}."
-        ),
-        "How much dropout?": (
-            "Test accuracy is {nothing-accuracy:.1%} without, {dropout-accuracy:.1%} with a quarter of the units "
-            "dropped, {dropout-50-accuracy:.1%} with half and {dropout-70-accuracy:.1%} with seven tenths."
-        ),
-        "What does early stopping do?": (
-            "Here it means training again for as many epochs as had the lowest validation loss. It changes confidence "
-            "more than accuracy: the cross-entropy on test is {early-stopping-loss:.2f} instead of {nothing-loss:.2f}, "
-            "the accuracy {early-stopping-accuracy:.1%} instead of {nothing-accuracy:.1%}. "
-            "Without regularization, epoch {nothing-best-epoch:.0f} of 30 is the best; with the other techniques "
-            "together it is epoch {together-best-epoch:.0f}, which leaves little to stop."
-        ),
-    },
 }
 TINY = {"examples": 70, "epochs": 2, "filters": 4, "compared": 2}
 PINNED = ("compared",)

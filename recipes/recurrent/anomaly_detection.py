@@ -45,17 +45,6 @@ PROMISE = {
     "baseline": {"name": "z-score", "metric": "zscore_average_precision"},
     "published": {"metric": "f1", "value": 0.331, "source": "F1 of a Bi-LSTM with attention, seven series"},
     "data": ["numenta"],
-    "answers": {
-        "Do reconstruction errors have a higher average precision than z-scores?": "Not clearly: "
-        "{average_precision:.3f} against {zscore_average_precision:.3f}.",
-        "How good is a threshold chosen on a single anomaly?": "Its F1 is {f1:.2f}, the z-score's {zscore_f1:.2f}, and "
-        "the best threshold's would be {f1_of_best_threshold:.2f}. A constant alarm has {f1_of_constant_alarm:.2f}.",
-        "How many anomalies are found?": "{anomalies_found:.1f} of {anomalies:.0f}, with {false_alarms:.0f} false "
-        "alarms; by the z-score {zscore_anomalies_found:.0f}, with {zscore_false_alarms:.0f}.",
-        "Is a wider code worse?": "With 32 numbers instead of 8, {code of 32/average_precision:.3f} instead of "
-        "{average_precision:.3f}, there is no difference beyond the spread of the seeds. With 2, the first seed has "
-        "{code of 2/average_precision:.3f}.",
-    },
 }
 TINY = {"examples": 100, "epochs": 2, "window": 24, "units": 4, "code": 2}
 VARIANTS = {"code of 2": {"code": 2}, "code of 32": {"code": 32}}

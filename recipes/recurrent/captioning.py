@@ -38,16 +38,6 @@ PROMISE = {
     "published": {"value": 0.95, "source": "the recipe's own aim"},
     "data": ["mnist", "mnist_scenes"],  # The scenes are composed of MNIST digits.
     "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
-    "answers": {
-        "What does attention add?": (
-            "{exact_match:.1%} of the captions are right instead of {one vector for the picture/exact_match:.1%}."
-        ),
-        "Which captions need it most?": (
-            "Long ones: with four digits {exact_match_4_digits:.1%} are right instead of "
-            "{one vector for the picture/exact_match_4_digits:.1%}."
-        ),
-        "Does it describe unseen pairs of digits?": "Yes, {exact_match_unseen_pairs:.1%} of their captions are right.",
-    },
 }
 TINY = {"examples": 70, "epochs": 2, "filters": 8, "units": 32}
 VARIANTS = {"one vector for the picture": {"attention": False}}

@@ -47,17 +47,6 @@ PROMISE = {
     "baseline": {"name": "least squares", "metric": "linear_mse"},
     "published": {"value": 0.368, "source": "SegRNN, look-back 96"},
     "data": ["etth1"],
-    "answers": {
-        "Does a recurrent network beat a linear model?": "Yes: its mean squared error is {mse:.3f}, that of least "
-        "squares {linear_mse:.3f}; repeating the last day gives {last_day_mse:.3f}.",
-        "Is it better to forecast all hours at once, or day by day from the network's own forecasts?": "At once, by a "
-        "small margin: {mse:.4f} against {autoregressive/mse:.4f}.",
-        "GRU or LSTM?": "With the same number of units, the GRU: {mse:.4f} against {LSTM/mse:.4f}.",
-        "Do subtracting the last hour and a longer look-back help?": "Yes: MSE is {last hour not subtracted/mse:.4f} "
-        "without the subtraction, {look-back of 4 days/mse:.4f} with 4 days instead of 21, and {mse:.4f} with both.",
-        "How does the error grow from day to day?": "From {mse_day_1:.2f} on the first day ahead to {mse_day_2:.2f}, "
-        "{mse_day_3:.2f} and {mse_day_4:.2f}.",
-    },
 }
 TINY = {"examples": 1000, "epochs": 2, "look_back": 96, "units": 8}
 VARIANTS = {

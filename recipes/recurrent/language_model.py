@@ -37,17 +37,6 @@ PROMISE = {
     "baseline": {"name": "adaptive 7-gram model", "metric": "ngram_test_nats"},
     "published": {"metric": "crops_nats", "value": 1.4697, "source": "nanoGPT's GPU setting, crops of 256 characters"},
     "data": ["tiny_shakespeare"],
-    "answers": {
-        "How far back does the network remember?": "With its state erased, a character costs {extra-nats-8:.2f} nats "
-        "more after 8 to 15 others, {extra-nats-32:.3f} after 32 to 63 and {extra-nats-128:.3f} after 128 to 255.",
-        "Stateful or stateless training?": "{test_nats:.3f} and {stateless/test_nats:.3f} nats per character, no "
-        "difference beyond the spread of the seeds; with every 256 characters read from a zero state, "
-        "{test_crops_nats:.3f} and {stateless/test_crops_nats:.3f}.",
-        "How far must backpropagation through time go?": "With 10, 50 and 100 steps and equally many characters per "
-        "update, {10 steps/test_nats:.3f}, {test_nats:.3f} and {100 steps/test_nats:.3f} nats per character.",
-        "LSTM or GRU?": "At equal size and learning rate, {LSTM/test_nats:.3f} or {test_nats:.3f} nats per character, "
-        "in {LSTM/cpu_seconds:.0f} or {cpu_seconds:.0f} CPU seconds.",
-    },
 }
 TINY = {"examples": 1010, "epochs": 2, "streams": 4, "steps": 20, "units": 16}
 VARIANTS = {

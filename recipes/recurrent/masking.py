@@ -47,20 +47,6 @@ PROMISE = {
     "baseline": {"name": "TF-IDF and logistic regression", "metric": "tfidf_accuracy"},
     "published": {"value": 0.87, "source": "Géron 2022, chapter 16, mask by hand, on validation"},
     "data": ["imdb_reviews"],
-    "answers": {
-        "Does the mask matter?": "With padding on the right, accuracy is {accuracy:.3f} with a mask and "
-        "{no mask/accuracy:.3f} without; {padding_share:.0%} of all steps are padding.",
-        "Which side should be padded without a mask?": "The left, so that the words come last: accuracy is "
-        "{no mask, padded left/accuracy:.3f}, no difference beyond the spread of the seeds from the masked network.",
-        "Does averaging over time replace the mask?": "Yes: without a mask, the mean of all states gives "
-        "{mean, no mask/accuracy:.3f}, no difference beyond the spread of the seeds; with one, {mean/accuracy:.3f}.",
-        "What does truncation cost?": "The last 200 words suffice: {last 200 words/accuracy:.3f}, no difference beyond "
-        "the spread of the seeds; the first 200 give {first 200 words/accuracy:.3f}.",
-        "Which cell is best at equal size?": "After four epochs, with as many parameters, accuracy is {accuracy:.3f} "
-        "with a GRU, {LSTM/accuracy:.3f} with an LSTM, and {SimpleRNN/accuracy:.3f} with a SimpleRNN.",
-        "How does a mask get lost without a warning?": "After `Embedding(mask_zero=True)`, the product `x * scale` "
-        "drops it: accuracy is then {lost mask/accuracy:.3f}.",
-    },
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "length": 200, "vocabulary_size": 1_000, "units": 32}
 VARIANTS = {

@@ -38,19 +38,6 @@ PROMISE = {
     "baseline": {"name": "the bag alone, NBSVM", "metric": "bag_accuracy"},
     "published": {"value": 0.9182, "source": "mesnilgr/nbsvm, words, pairs and triples"},
     "data": ["imdb_reviews"],
-    "answers": {
-        "What does the recurrent network add to the bag?": "Nothing that these seeds show: "
-        "accuracy is {accuracy:.4f} with both, {bag_accuracy:.4f} with the bag, and {recurrent_accuracy:.4f} with the "
-        "recurrent network alone.",
-        "What does padding without a mask cost?": "Without the bag, accuracy is {recurrent_accuracy:.4f} with a mask "
-        "and {mask off/recurrent_accuracy:.4f} without one; in mixed batches, {bucketing off/recurrent_accuracy:.4f} "
-        "and {mask and bucketing off/recurrent_accuracy:.4f}.",
-        "How much time do batches of reviews of similar length save?": "Without the bag, a run takes "
-        "{recurrent network alone/cpu_seconds:.0f} CPU seconds with them, {bucketing off/cpu_seconds:.0f} without.",
-        "One direction or two, one layer or two?": "Without the bag, accuracy is {recurrent_accuracy:.4f} with one "
-        "layer in both directions, {one direction/recurrent_accuracy:.4f} forwards only, and "
-        "{two layers/recurrent_accuracy:.4f} with two layers.",
-    },
 }
 TINY = {"examples": 70, "epochs": 2, "vocabulary_size": 1_000}
 # Without the bag, which would hide what they change in the recurrent network.

@@ -40,17 +40,6 @@ PROMISE = {
     "baseline": {"name": "a linear classifier on features", "metric": "linear_accuracy"},
     "published": {"value": 0.944, "source": "UDPipe 1.2 with given words, UD 2.5"},
     "data": ["universal_dependencies/en_ewt"],
-    "answers": {
-        "What does the network add to a linear classifier?": "It tags {accuracy:.1%} of test words correctly, the "
-        "classifier {linear_accuracy:.1%}; of the words that do not occur in training, in upper or lower case, "
-        "{accuracy_unknown:.1%} and {linear_accuracy_unknown:.1%}.",
-        "What do the characters of a word add?": "With words and characters, accuracy is {accuracy:.1%} "
-        "({accuracy_unknown:.1%} on unknown words); with lower-case words alone {words alone/accuracy:.1%} "
-        "({words alone/accuracy_unknown:.1%}), with characters alone {characters alone/accuracy:.1%} "
-        "({characters alone/accuracy_unknown:.1%}, no difference beyond the spread of the seeds).",
-        "What does reading the whole sentence add?": "Accuracy is {accuracy:.1%}, {read forwards only/accuracy:.1%} if "
-        "it is read forwards only, {window of five words/accuracy:.1%} for a feed-forward network on five words.",
-    },
 }
 TINY = {"examples": 70, "epochs": 2, "units": 16, "character_units": 16, "vocabulary_size": 1_000}
 VARIANTS = {

@@ -36,17 +36,6 @@ PROMISE = {
     "baseline": {"name": "TF-IDF and logistic regression", "metric": "linear_accuracy"},
     "published": {"value": 0.457, "source": "RNTN, Socher et al. 2013, no pretrained vectors"},
     "data": ["stanford_sentiment_treebank"],
-    "answers": {
-        "Does a tree beat a sequence?": (
-            "The Tree-LSTM gets {accuracy:.1%} of the test sentences and {phrase_accuracy:.1%} of all phrases right, a "
-            "bidirectional LSTM, after as many epochs and at the same learning rate, {sequence/accuracy:.1%} and "
-            "{sequence/phrase_accuracy:.1%}."
-        ),
-        "How far does a bag of words get?": (
-            "Logistic regression gets {linear_accuracy:.1%} of the sentences and {linear_phrase_accuracy:.1%} of all "
-            "phrases right."
-        ),
-    },
 }
 TINY = {"examples": 100, "height": 5, "epochs": 2, "batch_size": 8, "vocabulary_size": 1_000, "units": 16}
 VARIANTS = {"sequence": {"network": "sequence"}}

@@ -49,25 +49,6 @@ PROMISE = {
     "baseline": {"name": "always answering 1", "metric": "one_mse"},
     "published": {"metric": "wrong", "value": 0.00039, "source": "share wrong, LSTM of 1997, 1,000 steps (0 at 500)"},
     "data": ["adding/steps_50", "adding/steps_200", "adding/steps_600"],
-    "answers": {
-        "How far back does the gradient reach before training?": "It falls below a hundredth within "
-        "{simple-keras-reach:.0f} steps in SimpleRNN, {lstm-keras-reach:.0f} in LSTM, {gru-keras-reach:.0f} in GRU; if "
-        "biased to remember, {lstm-chrono-left:.0%} reaches the first of 600 in LSTM, {gru-chrono-left:.0%} in GRU. "
-        "(In Keras's GRU, an update gate of 1 keeps the state.)",
-        "Which cells get at most 3 of 2,560 sequences wrong, as all did in the paper?": "50 steps, 9,000 updates: "
-        "SimpleRNN from {simple-50-solved:.0%} of the seeds (squared error {simple-50-mse:.1e}), LSTM "
-        "{lstm-50-solved:.0%} ({lstm-50-mse:.1e}), GRU {gru-50-solved:.0%} ({gru-50-mse:.1e}). 200 steps, 3,000: "
-        "{simple-200-solved:.0%} ({simple-200-mse:.1e}), {lstm-200-solved:.0%} ({lstm-200-mse:.1e}), "
-        "{gru-200-solved:.0%} ({gru-200-mse:.1e}).",
-        "What does a bias to remember add at 600 steps?": "The GRU's error is {mse:.1e} with it; with Keras's bias, "
-        "from the lowest of three rates to the highest, {keras bias, rate 0.003/mse:.1e}, {keras bias/mse:.1e} and "
-        "{keras bias, rate 0.03/mse:.1e}, the last no difference beyond the spread of the seeds.",
-        "Does clipping tame an explosion?": "At the least stable of three rates, gradient descent makes "
-        "{unclipped-updates:,.0f} of its 21,000 updates before it overflows or ends; clipped, {clipped-updates:,.0f}. "
-        "Each at its best rate, the error is {unclipped-mse:.3f} without clipping and {clipped-mse:.3f} with it.",
-        "Which initial weights help?": "With clipping, each at its best rate, orthogonal ones reach an error of "
-        "{clipped-mse:.3f}, small random ones {small-weights-mse:.3f}.",
-    },
 }
 TINY = {"examples": 23, "epochs": 2, "length": 50, "units": 8, "compared": 1, "xla": False}
 VARIANTS = {

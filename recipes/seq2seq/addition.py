@@ -47,24 +47,6 @@ PROMISE = {
     "baseline": {"metric": "aligned_exact_match", "name": "linear regression on aligned digits"},
     "published": {"value": 0.99, "metric": "character_accuracy", "source": "keras-io addition_rnn, on easier sums"},
     "data": ["sums"],
-    "answers": {
-        "Can a state of fixed size hold a whole question?": (
-            "Yes, at this length: {exact_match:.1%} of unseen sums are right to the last digit, although the decoder "
-            "receives nothing but the encoder's final hidden and cell states."
-        ),
-        "What does the network learn that a linear model cannot?": (
-            "To align the digits. Linear regression gets {aligned_exact_match:.1%} right if that is done for it, and "
-            "{linear_exact_match:.1%} from the characters as the network reads them."
-        ),
-        "Does it help to read the question backwards?": (
-            "Yes, within eight epochs at the same learning rate: read forwards, "
-            "{question read forwards/exact_match:.1%} of the sums are right, read backwards {exact_match:.1%}."
-        ),
-        "Are sums with more carries harder?": (
-            "No, on the contrary: without a carry, {exact_match_0_carries:.2%} are right; with one, two and three, "
-            "{exact_match_1_carries:.2%}, {exact_match_2_carries:.2%} and {exact_match_3_carries:.2%}."
-        ),
-    },
 }
 TINY = {"examples": 200, "epochs": 2, "units": 32}
 VARIANTS = {"question read forwards": {"reverse": False}}

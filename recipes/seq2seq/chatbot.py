@@ -46,15 +46,6 @@ PROMISE = {
     "baseline": {"metric": "retrieved_bleu", "name": "the most typical reply to similar histories"},
     "published": {"value": 10.0, "source": "the recipe's own aim"},
     "data": ["schema_guided_dialogue"],
-    "answers": {
-        "How far does imitation go without a database?": "To {bleu:.1f} BLEU; retrieval reaches {retrieved_bleu:.1f}.",
-        "Does it repeat the same replies?": "{different_replies:.0%} of its replies are distinct, and "
-        "{different_references:.0%} of the recorded ones. {word_for_word:.1%} equal the recorded reply word for word.",
-        "What do more turns of history add?": "With three turns, BLEU is {bleu:.1f} and perplexity per "
-        "subword {perplexity:.1f}, with one {one turn of history/bleu:.1f} and {one turn of history/perplexity:.1f}.",
-        "Does it attend more to what the user said or to what it asked before?": "{attention_to_user:.0%} of its "
-        "attention rests on the user's turns; {uniform_to_user:.0%} would if it were uniform.",
-    },
 }
 TINY = {"examples": 12, "epochs": 2, "units": 32, "vocabulary_size": 500}
 VARIANTS = {"one turn of history": {"turns": 1}}

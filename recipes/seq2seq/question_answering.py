@@ -38,13 +38,6 @@ PROMISE = {
     "baseline": {"metric": "trees_accuracy", "name": "extremely randomized trees on sentences that share names"},
     "published": {"metric": "accuracy_tasks_2_to_5", "value": 0.981, "source": "query-reduction networks, best of ten"},
     "data": ["babi"],
-    "answers": {
-        "Does it attend to what matters?": "Of the supporting facts, {facts_looked_at:.1%} have the largest weight in "
-        "at least one hop.",
-        "What does exchanging names add?": "Accuracy {accuracy:.1%} instead of {names not exchanged/accuracy:.1%}.",
-        "How well does an LSTM do, which has to remember the story?": "One with 128 units, which reads a vector for "
-        "each sentence and then the question's, has an accuracy of {LSTM reader/accuracy:.1%}.",
-    },
 }
 TINY = {"examples": 51, "epochs": 2, "renamings": 2, "ages": 20, "units": 16}
 VARIANTS = {

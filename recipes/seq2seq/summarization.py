@@ -42,14 +42,6 @@ PROMISE = {
     "published": {"value": 23.44, "source": "Zhang and Tetreault 2019, their own system"},
     "data": ["aeslc"],
     "tolerance": 2.0,  # For `verify`, since one seed shows no spread.
-    "answers": {
-        "Is it better than the email's first sentence?": "Yes: {rouge_l_beam:.1f} ROUGE-L against {lead_rouge_l:.1f}.",
-        "How many of its words occur in the email?": (
-            "{words_from_mail_written:.0%}; of words in original subject lines, {words_from_mail_in_references:.0%}."
-        ),
-        "What does beam search add?": "Nothing: {rouge_l_beam:.1f} ROUGE-L, {rouge_l_greedy:.1f} with greedy decoding.",
-        "What does copying add?": "not measured yet",
-    },
 }
 TINY = {"examples": 50, "epochs": 2, "units": 32, "vocabulary_size": 500, "length": 40}
 VARIANTS = {"without copying": {"copying": False}}

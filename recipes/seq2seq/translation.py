@@ -46,25 +46,6 @@ PROMISE = {
     "baseline": {"metric": "bleu_phrases", "name": "phrase-based translation"},
     "published": {"metric": "bleu_greedy", "value": 36.09, "source": "bentrevett/pytorch-seq2seq, Transformer, greedy"},
     "data": ["multi30k"],
-    "answers": {
-        "How good are the translations?": "They reach {bleu_beam:.1f} BLEU, phrase-based ones {bleu_phrases:.1f}.",
-        "What does beam search add?": "BLEU is {bleu_greedy:.1f} greedily and {bleu_beam:.1f} with a beam of five.",
-        "Does one vector hold a sentence?": "With the encoder's last states in place of attention, BLEU is "
-        "{one vector/bleu_short:.1f} instead of {bleu_short:.1f} on sentences of up to 9 words, "
-        "{one vector/bleu_medium:.1f} instead of {bleu_medium:.1f} on 10 to 13, and {one vector/bleu_long:.1f} instead "
-        "of {bleu_long:.1f} on longer ones.",
-        "Dot-product or additive attention?": "At the same learning rate, BLEU is {bleu_beam:.1f} and "
-        "{additive attention/bleu_beam:.1f}.",
-        "What does feeding the context back add?": "If the decoder's output layer alone reads it, BLEU is "
-        "{context not fed back/bleu_beam:.1f} instead of {bleu_beam:.1f}.",
-        "How far apart are teacher forcing and free running?": "Given the reference's tokens so far, "
-        "{accuracy_forced:.1%} of the next are right, given its own {accuracy_free:.1%}, place by place. BLEU, which "
-        "forgives shifts, is {bleu_forced:.1f} and {bleu_greedy:.1f}. Both gaps include the wording that the "
-        "reference's tokens give away.",
-        "Perplexity, accuracy or BLEU?": "They are {test_perplexity:.1f}, {accuracy_forced:.1%} and {bleu_beam:.1f}, "
-        "without attention {one vector/test_perplexity:.1f}, {one vector/accuracy_forced:.1%} and "
-        "{one vector/bleu_beam:.1f}. The first two judge tokens that follow the reference's, BLEU whole translations.",
-    },
 }
 TINY = {"examples": 60, "epochs": 2, "units": 32, "vocabulary_size": 500}
 VARIANTS = {

@@ -49,23 +49,6 @@ PROMISE = {
     "baseline": {"name": "HOG and a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.926, "source": "a support vector machine on oriented gradients, Fashion-MNIST table"},
     "data": ["fashion_mnist"],
-    "answers": {
-        "What does AlexNet add to a support vector machine on HOG features?": (
-            "It classifies {accuracy:.2%} of the test images correctly, the support vector machine "
-            "{support_vector_accuracy:.2%}, less than the published one, whose settings we do not know. "
-            "Without averaging over each image and its mirror image, the network gets {unmirrored_accuracy:.2%} right."
-        ),
-        "Does overlapping pooling help?": (
-            "With windows of 3 pixels, one more than their stride, {accuracy:.2%} of the test images are classified "
-            "correctly; with windows of 2, {plain pooling/accuracy:.2%}: no difference beyond the spread of the seeds."
-        ),
-        "What is dropout worth?": (
-            "With it, {training_accuracy:.2%} of the training images and {accuracy:.2%} of the test images are "
-            "classified correctly; without it, {without dropout/training_accuracy:.2%} and "
-            "{without dropout/accuracy:.2%}. In a training as short as this one, and augmented, it costs accuracy."
-        ),
-        "What does AlexNet cost?": "{parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image.",
-    },
 }
 TINY = {"examples": 90, "epochs": 2, "width": 2, "units": 32}
 VARIANTS = {  # At the learning rate of the recipe.

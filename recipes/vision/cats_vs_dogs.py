@@ -48,34 +48,6 @@ PROMISE = {
     "baseline": {"name": "HOG and a linear classifier", "metric": "hog_accuracy"},
     "published": {"value": 0.87, "source": "the recipe's own aim; we know of no figure for these two classes alone"},
     "data": ["cifar10"],
-    "answers": {
-        "What do learned filters add to hand-crafted features?": (
-            "{accuracy:.1%} of the test images are classified correctly; with histograms of oriented gradients "
-            "{hog_accuracy:.1%}."
-        ),
-        "How well do a layer's feature maps tell cats from dogs?": (
-            "Logistic regression on their means gets {maps1_accuracy:.1%} right for the first layer (32 maps), "
-            "{maps3_accuracy:.1%} for the third (64) and {maps5_accuracy:.1%} for the fifth (128)."
-        ),
-        "How do valid and same padding change size and cost?": (
-            "The last maps are {maps5_side:.0f} pixels wide, with valid padding {valid padding/maps5_side:.0f}. That "
-            "takes {valid padding/multiply_adds:,.0f} instead of {multiply_adds:,.0f} multiply-adds an image; accuracy "
-            "is {valid padding/accuracy:.1%}, not {accuracy:.1%}: no difference beyond the spread of the seeds."
-        ),
-        "Max pooling, average pooling, or strides?": (
-            "Accuracy {accuracy:.1%}, {average pooling/accuracy:.1%} and {strides/accuracy:.1%}, no difference beyond "
-            "the spread of the seeds; multiply-adds {multiply_adds:,.0f}, with strides {strides/multiply_adds:,.0f}."
-        ),
-        "Does global pooling help against overfitting?": (
-            "Accuracy is {accuracy:.1%} on test and {train_accuracy:.1%} on train; with flattened maps and "
-            "{flatten/head_parameters:,.0f} instead of {head_parameters:.0f} weights in the last layer, "
-            "{flatten/accuracy:.1%} and {flatten/train_accuracy:.1%}: no difference beyond the spread of the seeds."
-        ),
-        "What does augmentation add?": (
-            "Accuracy on test is {accuracy:.1%} instead of {without augmentation/accuracy:.1%}, on the training images "
-            "{train_accuracy:.1%} instead of {without augmentation/train_accuracy:.1%}."
-        ),
-    },
 }
 TINY = {"examples": 40, "epochs": 2, "batch_size": 32, "filters": 8}
 VARIANTS = {  # At the learning rate of the recipe.

@@ -34,16 +34,6 @@ PROMISE = {
     "baseline": {"name": "always the commonest new digit", "metric": "majority_accuracy"},
     "published": {"value": 0.992, "source": "keras mnist_transfer_cnn.py, all 29,404 labels"},
     "data": ["mnist"],
-    "answers": {
-        "Does a pretrained base help?": (
-            "With 10 labels it reaches {fine-tuned-10:.1%} instead of {scratch-10:.1%} from scratch, with 1,000 "
-            "{fine-tuned-1000:.1%} and {scratch-1000:.1%}."
-        ),
-        "What does fine-tuning add?": "{fine-tuned-5000:.1%} instead of {frozen-5000:.1%} with frozen features.",
-        "Do frozen weights move?": (
-            "No: weights move by {frozen-weights-moved:g}, statistics by {frozen-statistics-moved:g}."
-        ),
-    },
 }
 TINY = {"examples": 270, "labels": 10, "base_epochs": 2, "steps": 2}
 PINNED = ("labels", "base_epochs", "steps")

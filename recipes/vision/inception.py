@@ -46,21 +46,6 @@ PROMISE = {
     "baseline": {"name": "HOG and a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.937, "source": "GoogLeNet in the Fashion-MNIST table"},
     "data": ["fashion_mnist"],
-    "answers": {
-        "What does Inception add to a support vector machine on HOG features?": (
-            "It classifies {accuracy:.2%} of the test images correctly, the support vector machine "
-            "{support_vector_accuracy:.2%}. Without averaging over each image and its mirror image, the network "
-            "classifies {unmirrored_accuracy:.2%} correctly."
-        ),
-        "What are 1x1 convolutions for?": (
-            "Above all for narrowing the input of the 3x3 and 5x5 convolutions. With these reductions the network has "
-            "{parameters:,.0f} parameters, an image takes {multiply_adds:,.0f} multiply-adds, and {accuracy:.2%} of "
-            "the test images are classified correctly. Without them (the other 1x1 convolutions stay) it has "
-            "{without reductions/parameters:,.0f} parameters, an image takes {without reductions/multiply_adds:,.0f} "
-            "multiply-adds, and {without reductions/accuracy:.2%} are classified correctly: more than twice the "
-            "multiply-adds, and in accuracy no difference beyond the spread of the seeds."
-        ),
-    },
 }
 TINY = {"examples": 90, "epochs": 2, "width": 2, "blocks": 1}
 # At the learning rate of the recipe.

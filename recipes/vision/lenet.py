@@ -36,20 +36,6 @@ PROMISE = {
     "baseline": {"name": "the nearest mean digit", "metric": "nearest_mean_accuracy"},
     "published": {"value": 0.9925, "source": "keras mnist_cnn.py, 12 epochs"},
     "data": ["mnist"],
-    "answers": {
-        "What does a convolutional network add to the nearest mean digit?": (
-            "It classifies {accuracy:.1%} of the test digits correctly, the nearest-mean classifier only "
-            "{nearest_mean_accuracy:.1%}."
-        ),
-        "What do ReLU and max pooling add to the network of 1998?": (
-            "With tanh and average pooling instead, {tanh and average pooling/accuracy:.1%} of the test digits are "
-            "classified correctly."
-        ),
-        "What does augmentation add?": (
-            "Without random shifts and rotations, {without augmentation/accuracy:.2%} of the test digits are "
-            "classified correctly, with them {accuracy:.2%}."
-        ),
-    },
 }
 TINY = {"examples": 70, "epochs": 2}
 VARIANTS = {

@@ -42,16 +42,6 @@ PROMISE = {
     "baseline": {"name": "ridge classifier on random patches", "metric": "patches_accuracy"},
     "published": {"value": 0.94, "source": "airbench94, 10 epochs on an A100"},
     "data": ["cifar10"],
-    "answers": {
-        "What does a residual network add to a single convolution?": (
-            "It classifies {accuracy:.1%} of the test images correctly; random patches as the filters of one "
-            "convolution give {patches_accuracy:.1%}."
-        ),
-        "What do six views of an image add?": (
-            "Averaging over shifts and flips, it classifies {accuracy:.1%} correctly; from one view, "
-            "{one_view_accuracy:.1%}."
-        ),
-    },
 }
 TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "width": 4, "patches": 8}
 PINNED = ("patches", "precision", "shortcuts")

@@ -38,25 +38,6 @@ PROMISE = {
     "baseline": {"name": "plain, 56 layers", "metric": "plain_accuracy"},
     "published": {"value": 0.5, "source": "the recipe's own aim"},
     "data": ["cifar10"],
-    "answers": {
-        "How do shortcuts help deep networks?": (
-            "Each block adds its result to its input, so input and gradient can bypass its convolutions. After as many "
-            "epochs, plain networks of 8, 20 and 56 layers classify {plain-8-accuracy:.1%}, {plain-20-accuracy:.1%} "
-            "and {plain-56-accuracy:.1%} of the test images correctly; with shortcuts, at the same cost, "
-            "{residual-8-accuracy:.1%}, {residual-20-accuracy:.1%} and {residual-56-accuracy:.1%}: depth costs them "
-            "less."
-        ),
-        "Is it overfitting that makes deep plain networks worse?": (
-            "On the images that they were trained on, the plain network of 56 layers classifies "
-            "{plain-56-training-accuracy:.1%} correctly and that of 8 layers {plain-8-training-accuracy:.1%}: the "
-            "deeper one underfits, as in the paper after 164 epochs."
-        ),
-        "What happens to the gradient?": (
-            "Before training, at 56 layers, the norm of the gradient for the first convolution's weights is "
-            "{plain-56-gradient-growth:.0f} times the last one's without shortcuts, and "
-            "{residual-56-gradient-growth:.1f} times with them."
-        ),
-    },
 }
 TINY = {"examples": 24, "epochs": 2, "batch_size": 16, "depth": 8, "networks": 2}
 PINNED = ("networks",)

@@ -39,28 +39,6 @@ PROMISE = {
     "baseline": {"name": "logistic regression on frozen features", "metric": "logistic_accuracy"},
     "published": {"value": 0.87, "source": "the recipe's own aim; nothing is published for these two classes alone"},
     "data": ["cifar10"],
-    "answers": {
-        "What is a pretrained base worth?": (
-            "With 20 labels and a frozen base, accuracy is {frozen-20:.1%} instead of {scratch-20:.1%} from scratch; "
-            "with 9,000 and fine-tuned, {accuracy:.1%} instead of {scratch-9000:.1%} "
-            "after as many passes (few; see `cats_vs_dogs`)."
-        ),
-        "Frozen features or fine-tuning?": (
-            "With 20 labels it hardly matters: {logistic-20:.1%} (logistic regression on frozen features) and "
-            "{fine-tuned-20:.1%}. With 100, {logistic-100:.1%} and {fine-tuned-100:.1%}; with 1,000, "
-            "{logistic-1000:.1%} and {fine-tuned-1000:.1%}; with 9,000, {logistic-9000:.1%} and {fine-tuned-9000:.1%}."
-        ),
-        "Do frozen weights and statistics stay as they were?": (
-            "Yes: they move by {frozen-weights-moved:g} and {frozen-statistics-moved:g}, since the head "
-            "is trained on features computed once. After thawing, weights move by up to "
-            "{fine-tuned-weights-moved:.2g}, statistics by {fine-tuned-statistics-moved:g}."
-        ),
-        "Does a thawed base need a lower learning rate?": (
-            "Yes: with 1,000 labels, {fine-tuned-1000:.1%} at a tenth of the head's rate, "
-            "{one rate for all/fine-tuned-1000:.1%} at the head's. With the low rate for both, "
-            "{one low rate for all/fine-tuned-1000:.1%}: no difference beyond the spread of the seeds."
-        ),
-    },
 }
 TINY = {"examples": 40, "labels": 20, "picture_size": 32, "passes": 1, "least_steps": 2, "head_steps": 2}
 VARIANTS = {

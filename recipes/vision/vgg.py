@@ -46,25 +46,6 @@ PROMISE = {
     "baseline": {"name": "HOG and a support vector machine", "metric": "support_vector_accuracy"},
     "published": {"value": 0.935, "source": "VGG16 in the Fashion-MNIST table"},
     "data": ["fashion_mnist"],
-    "answers": {
-        "What does VGG add to a support vector machine on HOG features?": (
-            "It classifies {accuracy:.1%} of the test images correctly, the support vector machine "
-            "{support_vector_accuracy:.1%}. Without averaging over each image and its mirror image, the network "
-            "classifies {unmirrored_accuracy:.1%} correctly."
-        ),
-        "One 5x5 convolution or two of 3x3?": (
-            "Both see 5 x 5 pixels of their input. With two of 3x3, {accuracy:.2%} of the test images are classified "
-            "correctly, with {parameters:,.0f} parameters and {multiply_adds:,.0f} multiply-adds an image; with one of "
-            "5x5, {one 5x5/accuracy:.2%}, with {one 5x5/parameters:,.0f} and {one 5x5/multiply_adds:,.0f}. At equal "
-            "widths two of 3x3 need 18/25 of the weights; here the first of a stage also doubles the width, so they "
-            "need more."
-        ),
-        "What grows with depth?": (
-            "From stage to stage a unit's receptive field grows from 5 pixels a side to 14, 32 and 68; from stage 3 on "
-            "it is larger than the image. Of the ten validation images that excite a unit most, on average "
-            "{purity_1:.0%}, {purity_2:.0%}, {purity_3:.0%} and {purity_4:.0%} show the same kind of garment."
-        ),
-    },
 }
 TINY = {"examples": 90, "epochs": 2, "width": 4, "units": 32}
 VARIANTS = {"one 5x5": {"convolutions": "5x5"}}
