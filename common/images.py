@@ -7,22 +7,22 @@ from skimage.feature import hog
 
 
 def load_object(path, length):
-    """The object in a picture file, as MNIST and Fashion-MNIST have it: (28, 28, 1), 0 = background, 255 at most.
+    """The object in an image file, as MNIST and Fashion-MNIST have it: (28, 28, 1), 0 = background, 255 at most.
 
     It is cut out, its longer side scaled to `length` pixels, and its centre of mass put as near to the middle as fits
     (as in MNIST; Fashion-MNIST centres the outline).
 
     Raises:
-        ValueError: the file is no picture, or shows nothing.
+        ValueError: the file is not an image, or shows nothing.
     """
     try:
         grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     strength = np.abs(grey - np.median(border))  # Dark on light or light on dark; paper need not be white.
     if strength.max() < 32:
-        raise ValueError(f"{path} shows nothing: the whole picture has the same brightness")
+        raise ValueError(f"{path} shows nothing: the whole image has the same brightness")
     rows, columns, _ = np.nonzero(strength > strength.max() / 4)
     strength = strength[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] * (255 / strength.max())
     size = [max(1, round(length * side / max(strength.shape))) for side in strength.shape[:2]]
@@ -33,17 +33,17 @@ def load_object(path, length):
 
 
 def load_photo(path, side):
-    """The largest square in the middle of a picture file, scaled to `side` pixels: (side, side, 3), uint8.
+    """The largest square in the middle of an image file, scaled to `side` pixels: (side, side, 3), uint8.
 
     Raises:
-        ValueError: the file is no picture, or has the same colour everywhere.
+        ValueError: the file is not an image, or has the same colour everywhere.
     """
     try:
         photo = keras.utils.img_to_array(keras.utils.load_img(path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     if np.ptp(photo, axis=(0, 1)).max() < 32:
-        raise ValueError(f"{path} shows nothing: the whole picture has the same colour")
+        raise ValueError(f"{path} shows nothing: the whole image has the same colour")
     small = ops.image.resize(photo, (side, side), antialias=True, crop_to_aspect_ratio=True)
     return ops.convert_to_numpy(small).clip(0, 255).round().astype("uint8")
 

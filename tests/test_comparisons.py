@@ -275,18 +275,6 @@ def test_a_shortcut_takes_the_pixels_on_which_strided_windows_are_centred(recipe
         np.testing.assert_allclose(after, keras.ops.conv(before, centre, strides=2, padding="same"), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vision.lenet"])
-def test_a_digit_may_be_light_on_dark_or_dark_on_light(recipe, tmp_path):
-    image = np.zeros((60, 40, 1), "uint8")
-    image[10:50, 18:24] = 255
-    found = []
-    for name, picture in (("light", image), ("dark", 255 - image)):
-        keras.utils.save_img(tmp_path / f"{name}.png", picture, scale=False)
-        found.append(recipe.load_digit(str(tmp_path / f"{name}.png")))
-    np.testing.assert_array_equal(*found)
-    assert found[0].max() == 255
-
-
 @pytest.mark.parametrize("name", ["vision.digit_transfer", "vision.transfer_learning"])
 def test_batch_normalization_of_a_thawed_base_stays_frozen(tiny_run):
     thawed = 0

@@ -55,7 +55,7 @@ def test_a_digit_is_found_at_any_size_and_place_dark_or_light(capsys, tmp_path):
     "module, given, told",
     [
         (ADDITION, "1000-1", "'1000-1' is not a sum of two numbers of one to three digits"),
-        ("recipes.vision.lenet", "nowhere.png", "'nowhere.png' is not an image file that can be read"),
+        ("recipes.vision.lenet", "nowhere.png", "nowhere.png cannot be read as an image"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(module, given, told):

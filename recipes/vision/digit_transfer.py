@@ -26,6 +26,7 @@ from keras import layers, ops
 
 from common.callbacks import OneCycle
 from common.data import shuffle
+from common.images import load_object
 from common.plots import new, plain
 
 PROMISE = {
@@ -174,32 +175,15 @@ def predict(model, assets, inputs):
     """Classifies images: each input is the path of an image file, each output a digit and its probability, "7 (0.998)".
 
     An image shows one digit from 5 to 9, dark on light or light on dark, at any size and position; there are no assets.
-    Raises ValueError for a file that is not an image, or that shows no digit.
+    Raises ValueError for a file that is not an image, or that shows nothing.
 
         model = keras.models.load_model("model.keras")
         assets = {}
         predict(model, assets, ["seven.png"])
     """
-    images = np.stack([load_digit(path) for path in inputs])
+    images = np.stack([load_object(path, length=20) for path in inputs])
     probabilities = ops.convert_to_numpy(ops.softmax(model.predict(images, verbose=0)))
     return [f"{5 + each.argmax()} ({each.max():.3f})" for each in probabilities]
-
-
-def load_digit(path):
-    """The digit in an image file, prepared like MNIST's: (28, 28, 1) uint8, 20 pixels long, centred by its mass."""
-    try:
-        grey = keras.utils.img_to_array(keras.utils.load_img(path, color_mode="grayscale"))[..., 0]
-    except OSError as error:
-        raise ValueError(f"{path!r} is not an image file that can be read") from error
-    ink = np.abs(grey - np.median(grey))  # Most pixels are paper, light or dark.
-    if ink.max() < 32:
-        raise ValueError(f"{path!r} shows no digit: its brightness is the same everywhere")
-    points = np.argwhere(ink > ink.max() / 4)
-    half = round(0.7 * (np.ptp(points, axis=0).max() + 1))  # The digit takes 20 of the 28 pixels.
-    row, column = np.rint(points.mean(axis=0) + 0.5).astype(int)
-    square = np.pad(ink, half)[row : row + 2 * half, column : column + 2 * half, None]
-    digit = ops.convert_to_numpy(ops.image.resize(square, (28, 28), antialias=True))
-    return np.rint(digit * (255 / digit.max())).astype("uint8")
 
 
 def show(models, hp):
