@@ -1,9 +1,10 @@
-"""Pictures in: a file of one's own, in the form of the data that a network was trained on; oriented gradients."""
+"""Images: a user's file in the form of the training data, predictions for mirror images, and a classical classifier."""
 
 import keras
 import numpy as np
 from keras import ops
 from skimage.feature import hog
+from sklearn import decomposition, pipeline, preprocessing, svm
 
 
 def load_object(path, length):
@@ -46,6 +47,26 @@ def load_photo(path, side):
         raise ValueError(f"{path} shows nothing: the whole image has the same colour")
     small = ops.image.resize(photo, (side, side), antialias=True, crop_to_aspect_ratio=True)
     return ops.convert_to_numpy(small).clip(0, 255).round().astype("uint8")
+
+
+def classify_mirrored(model, images):
+    """The most probable classes (N,) of images (N, H, W, C), and their probabilities (N,).
+
+    Each probability is the mean over the image and its mirror image, on which a network makes different mistakes.
+    """
+    views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
+    probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)
+    return probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+
+def gradients_classifier(images, labels):
+    """A support vector machine, fitted to the oriented gradients of images (N, H, W, 1) and their labels (N,).
+
+    It has 160 principal components and a penalty of 3, the best on validation images of Fashion-MNIST.
+    """
+    components = decomposition.PCA(min(160, len(images)), svd_solver="covariance_eigh")
+    steps = preprocessing.FunctionTransformer(oriented_gradients), components, svm.SVC(C=3, cache_size=1_000)
+    return pipeline.make_pipeline(*steps).fit(images, labels)
 
 
 def oriented_gradients(images):

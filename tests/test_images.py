@@ -60,3 +60,29 @@ def test_oriented_gradients_ignore_brightness_and_contrast_but_not_direction():
     assert found.shape == (3, 6 * 6 * 4 * 8)  # Blocks of 2 x 2 cells at 6 x 6 places, with eight orientations each.
     np.testing.assert_allclose(found[0], found[2], atol=1e-4)
     assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+class Leftist:
+    """A network that sees class 1 in images whose left half is bright, and class 0 in all others."""
+
+    def predict(self, images, verbose):
+        return np.where(images[:, :, :14].mean(axis=(1, 2)) > 200, [[0.0, 4.0]], [[2.0, 0.0]])
+
+
+def test_probabilities_are_means_over_an_image_and_its_mirror_image():
+    pictures = np.zeros((2, 28, 28, 1), "uint8")
+    pictures[0, :14], pictures[1, :, :14] = 250, 250  # One is bright above, the other on the left.
+    classes, probabilities = images.classify_mirrored(Leftist(), pictures)
+    assert classes.tolist() == [0, 1]
+    seen, unseen = 1 / (1 + np.exp(-4)), 1 / (1 + np.exp(2))  # P(class 1) of the second, and of its mirror image.
+    np.testing.assert_allclose(probabilities, [1 - unseen, (seen + unseen) / 2], rtol=1e-6)
+
+
+def test_the_classifier_on_oriented_gradients_tells_directions_apart():
+    stripes = np.zeros((60, 28, 28, 1), "uint8")
+    for number, image in enumerate(stripes):
+        image[number % 4 :: 4] = 100 + number  # At different places, with different contrast.
+    both = np.concatenate([stripes, stripes.transpose(0, 2, 1, 3)])
+    labels = np.repeat([0, 1], 60)
+    fitted = images.gradients_classifier(both[::2], labels[::2])
+    assert fitted.score(both[1::2], labels[1::2]) == 1.0

@@ -30,12 +30,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from keras import layers, ops
-from sklearn import decomposition, pipeline, preprocessing, svm
+from keras import layers
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.images import load_object, oriented_gradients
+from common.images import classify_mirrored, gradients_classifier, load_object
 from common.metrics import multiply_adds
 from common.optimizers import Muon
 from common.plots import new, plain
@@ -158,27 +157,13 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """How many of the test images the model and the baseline classify correctly, and what the model costs."""
     (known, known_labels), (images, labels) = read(hp, "train"), read(hp, "test")
-    components = decomposition.PCA(min(160, len(known)), svd_solver="covariance_eigh")
-    classifier = svm.SVC(C=3, cache_size=1_000)  # 3, and 160 components: best on validation.
-    baseline = pipeline.make_pipeline(preprocessing.FunctionTransformer(oriented_gradients), components, classifier)
-    baseline.fit(known, known_labels)
     return {
-        "accuracy": float(np.mean(classify(model, images)[0] == labels)),
+        "accuracy": float(np.mean(classify_mirrored(model, images)[0] == labels)),
         "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": baseline.score(images, labels),
+        "support_vector_accuracy": gradients_classifier(known, known_labels).score(images, labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
     }
-
-
-def classify(model, images):
-    """The most probable indices into NAMES (N,) for images (N, 28, 28, 1), and their probabilities (N,).
-
-    Each probability is the mean over the image and its mirror image, on which the network makes different mistakes.
-    """
-    views = [model.predict(each, verbose=0) for each in (images, images[:, :, ::-1])]
-    probabilities = np.mean([ops.convert_to_numpy(ops.softmax(logits)) for logits in views], axis=0)
-    return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 def predict(model, assets, inputs):
@@ -191,7 +176,7 @@ def predict(model, assets, inputs):
         assets = {}
         predict(model, assets, ["shoe.png"])
     """
-    labels, probabilities = classify(model, np.stack([load_object(path, length=28) for path in inputs]))
+    labels, probabilities = classify_mirrored(model, np.stack([load_object(path, length=28) for path in inputs]))
     return [f"{NAMES[label]} ({probability:.3f})" for label, probability in zip(labels, probabilities)]
 
 
@@ -212,7 +197,7 @@ def show(model, hp):
     plain(left).set(title="Cost with 1x1 reductions (left bars) and without", ylabel="million multiply-adds an image")
 
     images, labels = (each[:2_000] for each in read(hp, "validation"))
-    accuracy = np.mean(classify(model, images)[0] == labels)
+    accuracy = np.mean(classify_mirrored(model, images)[0] == labels)
     for branch, colour, shift in zip(BRANCHES, COLOURS, (-0.3, -0.1, 0.1, 0.3)):
         left_over = [np.mean(without(model, f"{block}_{branch}", images) == labels) for block in blocks]
         right.bar(places + shift, 100 * (accuracy - np.array(left_over)), 0.18, color=colour, label=branch)
@@ -228,7 +213,7 @@ def without(model, name, images):
     norm = model.get_layer(f"{name}_norm")
     weights = norm.get_weights()
     norm.set_weights([np.zeros_like(weights[0]), np.zeros_like(weights[1]), *weights[2:]])  # Its scale and offset.
-    labels, _ = classify(model, images)
+    labels, _ = classify_mirrored(model, images)
     norm.set_weights(weights)
     return labels
 
