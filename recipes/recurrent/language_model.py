@@ -10,8 +10,10 @@ Answers   How far back does the network remember? With its state erased, a chara
           others, 0.008 after 32 to 63 and 0.000 after 128 to 255.
           Stateful or stateless training? 1.488 and 1.488 nats per character, no difference beyond the spread of the
           seeds; with every 256 characters read from a zero state, 1.516 and 1.499.
-          How far must backpropagation through time go? not measured yet
-          LSTM or GRU? not measured yet
+          How far must backpropagation through time go? With 10 steps and as many characters per update, 1.505 nats per
+          character; with 50 and 100, 1.488 and 1.486, no difference beyond the spread of the seeds.
+          LSTM or GRU? The LSTM: at equal size and learning rate, 1.459 nats per character against 1.488, in 457 CPU
+          seconds against 531.
 
     python -m recipes.recurrent.language_model
     python -m recipes.recurrent.language_model --try "To be, or not to be"
