@@ -352,3 +352,13 @@ def test_the_n_grams_saved_have_the_numbers_of_those_learned(recipe, tiny_run, m
     monkeypatch.setattr(recipe, "ngrams_of", lambda *given: seen.append(ngrams_of(*given)) or seen[-1])
     recipe.predict(tiny_run.model, recipe.assets(hp), [text.decode() for text in texts[:20]])
     assert seen[0].to_list() == ngrams_of(texts[:20], counter).to_list() and seen[0].values.shape[0] > 100
+
+
+@pytest.mark.parametrize("name", ["vision.resnet"])
+def test_batch_normalization_in_one_operation_is_that_of_keras(recipe):
+    images = np.random.default_rng(0).normal(3, 2, size=(16, 8, 8, 5)).astype("float32")
+    fused, usual = (kind(momentum=0.9) for kind in (recipe.FusedBatchNormalization, keras.layers.BatchNormalization))
+    np.testing.assert_allclose(fused(images, training=True), usual(images, training=True), atol=1e-3)
+    for mine, expected in zip(fused.weights, usual.weights, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=2e-3, err_msg=mine.path)  # TensorFlow's variance is unbiased.
+    np.testing.assert_allclose(fused(images, training=False), usual(images, training=False), atol=1e-2)
