@@ -362,3 +362,25 @@ def test_batch_normalization_in_one_operation_is_that_of_keras(recipe):
     for mine, expected in zip(fused.weights, usual.weights, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=2e-3, err_msg=mine.path)  # TensorFlow's variance is unbiased.
     np.testing.assert_allclose(fused(images, training=False), usual(images, training=False), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["recurrent.forecasting"])
+def test_what_repeats_every_day_is_forecast_by_the_last_day_and_what_stays_by_the_last_hour(recipe, tiny_run, hp):
+    hours = np.arange(hp["look_back"] + recipe.HORIZON)
+    for period, baseline in ((24, "last day"), (1, "last hour")):
+        series = np.stack([hours % period + variable for variable in range(len(recipe.VARIABLES))], axis=1)[None]
+        past, future = series[:, : hp["look_back"]].astype("float32"), series[:, hp["look_back"] :]
+        np.testing.assert_allclose(recipe.forecasts(tiny_run.model, hp, past)[baseline], future)
+
+
+@pytest.mark.parametrize("name", ["basics.mlp"])
+def test_networks_are_trained_for_as_many_epochs_as_their_hyperparameters_say(recipe, monkeypatch):
+    asked = {}
+
+    def build_model(values, name):
+        return types.SimpleNamespace(fit=lambda *_, epochs, **options: asked.update({name: epochs}))
+
+    monkeypatch.setattr(recipe, "build_model", build_model)
+    monkeypatch.setattr(recipe, "load_data", lambda hp, split: None)
+    recipe.train(settings.build(recipe.configure, {"epochs": 5, "compared": 1}), seed=0)
+    assert asked == {"sigmoid-2": 3, "sigmoid-10": 3, "mlp": 5}
