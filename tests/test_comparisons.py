@@ -384,3 +384,11 @@ def test_networks_are_trained_for_as_many_epochs_as_their_hyperparameters_say(re
     monkeypatch.setattr(recipe, "load_data", lambda hp, split: None)
     recipe.train(settings.build(recipe.configure, {"epochs": 5, "compared": 1}), seed=0)
     assert asked == {"sigmoid-2": 3, "sigmoid-10": 3, "mlp": 5}
+
+
+@pytest.mark.parametrize("name", ["recurrent.vanishing_gradients"])
+def test_clipping_shortens_a_gradient_and_keeps_its_direction(recipe, hp):
+    optimizer = recipe.build_model({**hp.values, "optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 1.0}).optimizer
+    variables = [keras.Variable(np.zeros(1), dtype="float32") for _ in range(2)]
+    optimizer.apply([keras.ops.array([300.0]), keras.ops.array([-400.0])], variables)
+    np.testing.assert_allclose([float(each[0]) for each in variables], [-0.6, 0.8], rtol=1e-4)
