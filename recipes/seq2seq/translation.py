@@ -9,13 +9,17 @@ Paper     Bahdanau, Cho and Bengio, Neural Machine Translation by Jointly Learni
           (Wu et al. 2016, https://arxiv.org/abs/1609.08144), so that training processes all steps at once.
 Answers   How good are the translations? They reach 39.5 BLEU, phrase-based ones 37.8.
           What does beam search add? BLEU is 38.2 greedily and 39.5 with a beam of five.
-          Does one vector hold a sentence? not measured yet
-          Dot-product or additive attention? not measured yet
-          What does feeding the context back add? not measured yet
+          Does one vector hold a sentence? With the encoder's last states in place of attention, BLEU is 35.6 instead of
+          40.4 on sentences of up to 9 words, 29.3 instead of 40.1 on 10 to 13, and 22.8 instead of 37.8 on longer ones.
+          Dot-product or additive attention? Either: BLEU is 39.5 and 39.3 at the same learning rate, no difference
+          beyond the spread of the seeds.
+          What does feeding the context back add? Nothing: if the decoder's output layer alone reads it, BLEU is 39.6
+          instead of 39.5, no difference beyond the spread of the seeds.
           How far apart are teacher forcing and free running? Given the reference's tokens so far, 66.3% of the next are
           right, given its own 32.1%, place by place. BLEU, which forgives shifts, is 37.8 and 38.2. Both gaps include
           the wording that the reference's tokens give away.
-          Perplexity, accuracy or BLEU? not measured yet
+          Perplexity, accuracy or BLEU? They are 5.8, 66.3% and 39.5, without attention 8.1, 59.1% and 29.2. The first
+          two judge tokens that follow the reference's, BLEU whole translations.
 
     python -m recipes.seq2seq.translation
     python -m recipes.seq2seq.translation --set attention=additive
