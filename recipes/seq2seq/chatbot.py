@@ -8,7 +8,8 @@ Paper     Vinyals and Le, A Neural Conversational Model, 2015, https://arxiv.org
 Answers   How far does imitation go without a database? To 9.8 BLEU; retrieval reaches 7.0.
           Does it repeat the same replies? 49% of its replies are distinct, and 82% of the recorded ones. 1.6% equal the
           recorded reply word for word.
-          What do more turns of history add? not measured yet
+          What do more turns of history add? With three turns, BLEU is 9.8 and perplexity per subword 16.5, with one 7.8
+          and 18.7.
           Does it attend more to what the user said or to what it asked before? 73% of its attention rests on the user's
           turns; 66% would if it were uniform.
 
