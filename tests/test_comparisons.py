@@ -392,3 +392,9 @@ def test_clipping_shortens_a_gradient_and_keeps_its_direction(recipe, hp):
     variables = [keras.Variable(np.zeros(1), dtype="float32") for _ in range(2)]
     optimizer.apply([keras.ops.array([300.0]), keras.ops.array([-400.0])], variables)
     np.testing.assert_allclose([float(each[0]) for each in variables], [-0.6, 0.8], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["recurrent.tree"])
+def test_every_word_of_the_vocabulary_is_found(recipe, hp):
+    words = (assets := recipe.assets(hp))["vocabulary.txt"].split("\n")
+    np.testing.assert_array_equal(recipe.encode([" ".join(words)], assets)[0], np.arange(2, len(words) + 2))
