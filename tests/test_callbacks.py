@@ -66,6 +66,13 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, epoch, c
     assert callbacks.elapsed_so_far(tmp_path / "killed") == {"seconds": 12.5, "cpu_seconds": 20.0}
 
 
+def test_a_run_took_as_long_as_its_last_fit_says_which_counts_those_before(tmp_path):
+    for name, seconds in (("second", 30.0), ("first", 10.0)):
+        state = {"epochs": 1, "history": {}, "passes": [], "elapsed": {"seconds": seconds, "cpu_seconds": 2 * seconds}}
+        np.savez(tmp_path / f"{name}.npz", state=json.dumps(state))
+    assert callbacks.elapsed_so_far(tmp_path) == {"seconds": 30.0, "cpu_seconds": 60.0}
+
+
 def test_a_finished_fit_is_restored_without_training(tmp_path):
     whole, history = fit(tmp_path, restore=False)
     again, again_history = fit(tmp_path, restore=True, after=[KillAt(0), KillAt(3)])
