@@ -146,14 +146,14 @@ CONTENT = b"what was published"
 
 
 def builder_with(tmp_path, content, folder):
-    """Stands in for a builder; what it downloaded lies in `folder`."""
+    """Stands in for a builder; what it downloaded lies in `folder`, another file is still to be downloaded."""
     checksum = hashlib.sha256(CONTENT).hexdigest()
     url = "https://nowhere.org/data.zip"
     path = tmp_path / "downloads" / folder / resource.get_dl_fname(url, checksum)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     resource.get_info_path(path).write_text("{}")
-    infos = {url: types.SimpleNamespace(checksum=checksum)}
+    infos = {name: types.SimpleNamespace(checksum=checksum) for name in ("https://nowhere.org/missing.zip", url)}
     info = types.SimpleNamespace(full_name="data/1.0.0")
     return types.SimpleNamespace(data_dir_root=tmp_path, name="data", url_infos=infos, info=info), path
 

@@ -24,6 +24,12 @@ RECORDED = {
             "seconds": 1.0,
             "seeds": [0, 1, 2],
         },
+        "nearer, three seeds": {
+            "metrics": {"accuracy": 0.894},
+            "metrics_by_seed": {"accuracy": [0.893, 0.894, 0.895]},
+            "seconds": 1.0,
+            "seeds": [0, 1, 2],
+        },
     },
 }
 
@@ -56,6 +62,8 @@ def test_a_number_that_was_not_measured_is_an_error(field):
         ("{accuracy:.3f} and {far/accuracy:.3f}: no difference beyond the spread of the seeds", "no variant"),
         # It is off by less than three standard deviations of the run, 0.03; its own three seeds settle it.
         ("{accuracy:.3f} with it, {near, three seeds/accuracy:.3f} without", None),
+        # Three standard errors of the difference are 0.017, 0.014 if the seeds' variances are taken for those of all.
+        ("{accuracy:.3f} with it, {nearer, three seeds/accuracy:.3f} without", "claims a difference"),
         ("Yes, it helps a lot.", "without a measured number"),
         ("not measured yet", None),
         ("0.903 with it, {far/accuracy:.3f} without", "typed number 0.903"),
