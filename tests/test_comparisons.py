@@ -98,7 +98,8 @@ def test_a_word_that_training_has_in_another_case_is_known(recipe, tiny_run, mon
     is_known = np.array([word.decode().lower() in known for word in words])
     given = np.where(is_known, right, "wrong")
     monkeypatch.setattr(recipe, "tag_split", lambda *arguments: (words, right, given))
-    metrics = recipe.evaluate(tiny_run.model, hp)
+    # A small vocabulary makes no word of training unknown.
+    metrics = recipe.evaluate(tiny_run.model, {**hp.values, "vocabulary_size": 10})
     assert metrics["accuracy_unknown"] == 0 and metrics["accuracy"] == is_known.mean()
 
 
@@ -398,3 +399,51 @@ def test_clipping_shortens_a_gradient_and_keeps_its_direction(recipe, hp):
 def test_every_word_of_the_vocabulary_is_found(recipe, hp):
     words = (assets := recipe.assets(hp))["vocabulary.txt"].split("\n")
     np.testing.assert_array_equal(recipe.encode([" ".join(words)], assets)[0], np.arange(2, len(words) + 2))
+
+
+@pytest.mark.parametrize("name", ["recurrent.sentiment"])
+def test_without_the_bag_its_log_odds_weigh_nothing(recipe, tiny_run):
+    values = {**tiny_run.hp.values, "bag": False}
+    (recurrent_weight, bag_weight), _ = (
+        recipe.add_bag(values, recipe.build_model(values)).get_layer("mixture").get_weights()
+    )
+    assert bag_weight == 0 != recurrent_weight
+
+
+@pytest.mark.parametrize("name", ["vision.transfer_learning"])
+def test_a_thawed_base_learns_at_a_rate_of_its_own(tiny_run):
+    model = tiny_run.model
+    weights = model.get_layer("base").trainable_weights
+    assert weights and model.optimizer.slow == {each.value.ref() for each in weights}
+    assert model.optimizer.share == tiny_run.hp["base_rate"]
+
+
+@pytest.mark.parametrize("name", ["vision.shortcuts"])
+def test_gradients_are_those_of_training_in_which_batches_are_normalized(recipe, hp, monkeypatch):
+    build_model, norms = recipe.build_model, recipe.gradient_norms(hp.values)
+
+    def doubled(hp):
+        model = build_model(hp)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Conv2D):
+                layer.kernel.assign(2 * layer.kernel)
+        return model
+
+    monkeypatch.setattr(recipe, "build_model", doubled)
+    # Normalization undoes the factor, so that the same loss changes half as fast.
+    np.testing.assert_allclose(recipe.gradient_norms(hp.values), np.array(norms) / 2, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["vision.resnet"])
+def test_whitening_filters_stay_as_they_were_set(recipe, tiny_run):
+    filters = recipe.whitening_filters(recipe.read(tiny_run.hp, "train")[0][:5000])
+    np.testing.assert_allclose(tiny_run.model.get_layer("whitening").kernel, filters, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["basics.losses"])
+def test_the_baseline_learns_from_as_few_rare_digits_as_the_networks(recipe, tiny_run, monkeypatch):
+    asked, read = [], recipe.read
+    monkeypatch.setattr(recipe, "read", lambda *arguments: asked.append(arguments) or read(*arguments))
+    recipe.evaluate(tiny_run.models, tiny_run.hp)
+    rarities = {arguments[2:] for arguments in asked if arguments[0] == "train"}
+    assert rarities == {(tiny_run.hp["rarity"],)} and tiny_run.hp["rarity"] > 1
