@@ -615,3 +615,57 @@ def test_a_gradient_descent_that_overflows_ends_there_and_is_not_chosen(recipe, 
     found = recipe.train(hp, 0)["unclipped"].found
     per_epoch = -(-hp["examples"] // hp["batch_size"])
     assert found["rate"] == 0.01 and 0 < found["updates"] < times * hp["epochs"] * per_epoch
+
+
+LANGUAGE_MODEL = pytest.mark.parametrize("name", ["recurrent.pretrained_language_model"])
+
+
+@LANGUAGE_MODEL
+def test_a_language_model_predicts_the_next_word_from_those_before_and_padding_weighs_nothing(recipe, tiny_run, hp):
+    network = recipe.build_model(hp)
+    with pytest.MonkeyPatch.context() as patch:
+        fits = []
+        patch.setattr(keras.Model, "fit", lambda model, batches, **options: fits.append((model, batches)))
+        recipe.pretrain(hp, network, [])
+    ((model, batches),) = fits
+    padded = False
+    for words, targets, weights in batches.as_numpy_iterator():
+        np.testing.assert_array_equal(weights, words[:, 1:] != 0)
+        assert not targets.any()  # The right word is the first of the candidates.
+        padded |= not weights.all()
+    assert padded
+    predict = keras.Model(model.input, model.get_layer("prediction").output)
+    prediction = np.asarray(predict(words))
+    vectors = keras.ops.take(network.get_layer("embedding").embeddings, words[:, 1:], axis=0)
+    logits = np.asarray(model(words))
+    np.testing.assert_allclose(logits[..., 0], np.sum(prediction * vectors, axis=-1), rtol=1e-4, atol=1e-4)
+    cut = words.shape[1] // 2
+    changed = words.copy()
+    changed[:, cut:] = words[:, cut:][:, ::-1] + 1
+    found = np.asarray(predict(changed))
+    np.testing.assert_allclose(found[:, :cut], prediction[:, :cut], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[:, cut:], prediction[:, cut:])
+
+
+@LANGUAGE_MODEL
+def test_gradual_unfreezing_leaves_each_variable_alone_until_its_turn(recipe):
+    variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(3)]
+    optimizer = recipe.GradualAdam(0.1)
+    optimizer.build(variables)
+    optimizer.waits = [0, 1, 2.5]
+    moved = []
+    for _ in range(4):
+        before = [keras.ops.convert_to_numpy(each).copy() for each in variables]
+        optimizer.apply([keras.ops.ones(3)] * 3)
+        moved.append([not np.array_equal(each, old) for each, old in zip(variables, before)])
+    assert moved == [[True, False, False], [True, True, False], [True, True, False], [True, True, True]]
+
+
+@LANGUAGE_MODEL
+def test_accuracies_are_those_of_all_kinds_and_the_model_is_the_combination(recipe, tiny_run, hp):
+    *inputs, labels = recipe.prepare("validation", hp["examples"], hp["vocabulary_size"], hp["length"])
+    every = tiny_run.models["100-0"].predict(inputs, verbose=0)
+    np.testing.assert_allclose(every[:, -1:], tiny_run.model.predict(inputs, verbose=0), rtol=1e-5)
+    counts, shares = recipe.accuracies(tiny_run.models, hp, "validation")
+    assert counts.tolist() == [100]
+    np.testing.assert_allclose(shares, [np.mean((every > 0.5) == labels[:, None], axis=0)])

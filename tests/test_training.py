@@ -1,6 +1,7 @@
 """What the fits of a tiny run began with, and how their optimizers ended."""
 
 import numpy as np
+import pytest
 
 UNCLIPPED = ["recurrent.sentiment"]  # Its recorded figure was measured so.
 
@@ -30,3 +31,12 @@ def test_fine_tuning_begins_with_base_and_head_of_the_frozen_network(tiny_run):
             tuned = next(each for each in begun if each.endswith(number) and not each.startswith(others))
             for first, kept in zip(begun[tuned], model.get_weights(), strict=True):
                 np.testing.assert_array_equal(first, kept, err_msg=f"{tuned} does not begin as {name} ends")
+
+
+@pytest.mark.parametrize("name", ["recurrent.pretrained_language_model"])
+def test_fine_tuning_begins_with_the_weights_of_the_language_model(tiny_run):
+    learned = tiny_run.fits.last_weights["language-model"][:4]  # Those of embedding and LSTM.
+    begun = {name: weights[:4] for name, weights in tiny_run.fits.first_weights.items()}
+    for kind, same in (("fine-tuned", True), ("scratch", False)):
+        (weights,) = (weights for name, weights in begun.items() if name.startswith(kind))
+        assert all(np.array_equal(*pair) == same for pair in zip(weights, learned, strict=True) if pair[0].any())
