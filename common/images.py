@@ -59,7 +59,7 @@ def classify_mirrored(model, images):
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
-def gradients_classifier(images, labels):
+def hog_classifier(images, labels):
     """A support vector machine, fitted to the oriented gradients of images (N, H, W, 1) and their labels (N,).
 
     It has 160 principal components and a penalty of 3, the best on validation images of Fashion-MNIST.

@@ -84,5 +84,5 @@ def test_the_classifier_on_oriented_gradients_tells_directions_apart():
         image[number % 4 :: 4] = 100 + number  # At different places, with different contrast.
     both = np.concatenate([stripes, stripes.transpose(0, 2, 1, 3)])
     labels = np.repeat([0, 1], 60)
-    fitted = images.gradients_classifier(both[::2], labels[::2])
+    fitted = images.hog_classifier(both[::2], labels[::2])
     assert fitted.score(both[1::2], labels[1::2]) == 1.0

@@ -62,7 +62,7 @@ def test_a_number_that_was_not_measured_is_an_error(field):
         ("{accuracy:.3f} and {far/accuracy:.3f}: no difference beyond the spread of the seeds", "no variant"),
         # It is off by less than three standard deviations of the run, 0.03; its own three seeds settle it.
         ("{accuracy:.3f} with it, {near, three seeds/accuracy:.3f} without", None),
-        # Three standard errors of the difference are 0.017, 0.014 if the seeds' variances are taken for those of all.
+        # Three standard errors of the difference are 0.017; with the seeds' population variance they would be 0.014.
         ("{accuracy:.3f} with it, {nearer, three seeds/accuracy:.3f} without", "claims a difference"),
         ("Yes, it helps a lot.", "without a measured number"),
         ("not measured yet", None),

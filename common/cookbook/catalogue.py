@@ -1,4 +1,4 @@
-"""What can be read of every recipe without importing it: docstring, promise, answers, results. No TensorFlow here."""
+"""What is known of every recipe without importing it: docstring, promise, answers, results. No TensorFlow here."""
 
 import ast
 import dataclasses

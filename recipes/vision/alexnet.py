@@ -37,7 +37,7 @@ from matplotlib import colormaps
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.images import classify_mirrored, gradients_classifier, load_object
+from common.images import classify_mirrored, hog_classifier, load_object
 from common.metrics import multiply_adds
 from common.optimizers import Muon
 from common.plots import image_grid
@@ -157,7 +157,7 @@ def evaluate(model, hp):
     return {
         "accuracy": float(np.mean(classify_mirrored(model, images)[0] == labels)),
         "unmirrored_accuracy": float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels)),
-        "support_vector_accuracy": gradients_classifier(known, known_labels).score(images, labels),
+        "support_vector_accuracy": hog_classifier(known, known_labels).score(images, labels),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model.layers),
         "training_accuracy": float(np.mean(classify_mirrored(model, known)[0] == known_labels)),
