@@ -240,7 +240,7 @@ def docstring(entry, needed, target, recipe):
 
 
 def copy(entry, target):
-    """Writes the recipe to the file `target`, and its TFDS builder beside it unless one of that name already exists.
+    """Writes the recipe to the file `target`, and beside it its TFDS builder, unless there is one, and frozen weights.
 
     Returns:
         A message that says what was written.
@@ -280,12 +280,16 @@ def copy(entry, target):
         if isinstance(node, ast.ImportFrom) and node.module == "common.datasets"
         for alias in node.names
     ]
+    weights = [path for path in (catalogue.ROOT / "common").glob("*.keras") if f'"{path.name}"' in code]
     with errors.about(target.parent, "choose another FILE.py"):
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(target, text)
+        for path in weights:
+            shutil.copyfile(path, target.parent / path.name)
         for name in builders:
             if not (target.parent / name).exists():
                 source = catalogue.ROOT / "common" / "datasets" / name
                 shutil.copytree(source, target.parent / name, ignore=shutil.ignore_patterns("__pycache__"))
     beside = f", with its dataset builder in {', '.join(builders)}/" if builders else ""
+    beside += f", with the weights of {', '.join(path.name for path in weights)}" if weights else ""
     return f"{target} written{beside}. It needs:\n" + "\n".join(f"  {line}" for line in needed)
