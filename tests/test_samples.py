@@ -64,5 +64,5 @@ def test_regression_on_earlier_pixels_sees_no_later_ones_and_learns_what_they_sa
     coins = np.random.default_rng(0).integers(0, 2, (2_000, 2)).astype("float32")
     images = np.stack([coins[:, 0], coins[:, 0], coins[:, 1]], axis=1)
     keras.utils.set_random_seed(0)
-    nats = samples.regression_nats(images, images[:200], epochs=100, batch_size=50)
+    nats = samples.regression_nats(images, images[:200], epochs=40, batch_size=50)
     assert nats.shape == (200,) and nats.mean() == pytest.approx(2 * np.log(2), abs=0.03)
