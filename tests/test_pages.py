@@ -1,6 +1,7 @@
 """Answers with measured numbers in them, and the pages that are written from results files."""
 
 import tomllib
+import types
 
 import pytest
 
@@ -112,3 +113,20 @@ def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure
     for tolerance, mark in ((0.9 * missed, "✗"), (1.1 * missed, "≈")):
         monkeypatch.setattr(catalogue.Entry, "results", {**one_seed, "tolerance": tolerance, "variants": {}})
         assert mark in pages.compact(entry)
+
+
+def test_generative_recipes_stand_side_by_side_from_the_nearest_to_the_farthest():
+    def measured(name, distance):
+        figures = {"distance": distance, "precision": 0.9, "coverage": 0.5, "rarest_digit": 0.08}
+        bounds = {"training_distance": 0.05, "gaussian_distance": 45.7}
+        metrics = {**figures, **bounds}
+        return types.SimpleNamespace(name=f"generative.{name}", results={"metrics": metrics, "seconds": 60.0})
+
+    lines = pages.samples([measured("far", 3.0), types.SimpleNamespace(results=None), measured("near", 0.7)])
+    assert [line.split(" | ")[:2] for line in lines if line.startswith("| ")][1:] == [
+        ["| training images", "0.05"],
+        ["| [near](#near)", "0.70"],
+        ["| [far](#far)", "3.00"],
+        ["| a Gaussian fitted to the pixels", "45.70"],
+    ]
+    assert pages.samples([measured("alone", 1.0)]) == []

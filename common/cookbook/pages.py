@@ -152,11 +152,39 @@ def costs(entries):
     return [*lines, ""]
 
 
+def samples(entries):
+    """The recipes that measure what their networks generate, side by side, as Markdown; nothing if there is only one."""
+    measured = [entry for entry in entries if "coverage" in (entry.results or {"metrics": {}})["metrics"]]
+    if len(measured) < 2:
+        return []
+    lines = [
+        "## How good the samples are",
+        "",
+        "Distance is the Fréchet distance in the features of this book's LeNet-5 between 10,000 samples and the test",
+        "images, all binarized; precision is the share of samples that lie among test images, coverage the share of test",
+        "images that have samples near them, and rarest digit the share of the digit that is generated least often, at",
+        "best one in ten.",
+        "",
+        "| model | distance | precision | coverage | rarest digit | minutes (CPU) |",
+        "|---|---|---|---|---|---|",
+    ]
+    bounds = measured[0].results["metrics"]
+    lines.append(f"| training images | {bounds['training_distance']:.2f} | | | | |")
+    for entry in sorted(measured, key=lambda entry: entry.results["metrics"]["distance"]):
+        metrics, name = entry.results["metrics"], entry.name.split(".")[1]
+        lines.append(
+            f"| [{name}](#{name}) | {metrics['distance']:.2f} | {metrics['precision']:.1%} | {metrics['coverage']:.1%} "
+            f"| {metrics['rarest_digit']:.1%} | {minutes(entry.results)} |"
+        )
+    lines.append(f"| a Gaussian fitted to the pixels | {bounds['gaussian_distance']:.2f} | | | | |")
+    return [*lines, ""]
+
+
 def chapter_page(chapter):
     """The text of `recipes/CHAPTER/README.md`."""
     name, about = title(chapter)
     lines = [GENERATED, "", f"# {name}", "", about[:1].upper() + about[1:], "", HOW_MEASURED, ""]
-    lines += costs(chapters()[chapter])
+    lines += costs(chapters()[chapter]) + samples(chapters()[chapter])
     for entry in chapters()[chapter]:
         lines += section(entry)
     return "\n".join(lines)
