@@ -1,14 +1,14 @@
 """A GRU attends to an image of handwritten digits and describes in words which digits it shows, and where.
 
-Result    exact match 0.9565 with one seed, 11.2 minutes a run (9.6 CPU minutes) on 1 core
+Result    exact match 0.9587 ± 0.0028 over 3 seeds, 20.5 minutes a run (20.1 CPU minutes) on 1 core
 Baseline  the caption of the nearest training image
 Published 0.95 exact match: the recipe's own aim, since no figure is published for synthetic data
 Paper     Xu et al., Show, Attend and Tell: Neural Image Caption Generation with Visual Attention, 2015,
           https://arxiv.org/abs/1502.03044, with soft attention. Here a GRU replaces the LSTM, the encoder is trained
           from scratch, a bias encodes each cell's position, and there is no gate nor doubly stochastic attention.
-Answers   What does attention add? 95.7% of the captions are right instead of 79.7%.
-          Which captions need it most? Long ones: with four digits 94.0% are right instead of 58.2%.
-          Does it describe unseen pairs of digits? Yes, 93.7% of their captions are right.
+Answers   What does attention add? 95.9% of the captions are right instead of 79.7%.
+          Which captions need it most? Long ones: with four digits 94.8% are right instead of 58.2%.
+          Does it describe unseen pairs of digits? Yes, 94.7% of their captions are right.
 
     python -m recipes.recurrent.captioning
     python -m recipes.recurrent.captioning --set attention=false
@@ -37,7 +37,6 @@ PROMISE = {
     "baseline": {"metric": "nearest_exact_match", "name": "caption of the nearest training picture"},
     "published": {"value": 0.95, "source": "the recipe's own aim"},
     "data": ["mnist", "mnist_scenes"],  # The scenes are composed of MNIST digits.
-    "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 70, "epochs": 2, "filters": 8, "units": 32}
 VARIANTS = {"one vector for the picture": {"attention": False}}
