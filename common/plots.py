@@ -45,6 +45,20 @@ def image_grid(images, titles, columns=10, heading="", colours="gray_r"):
     return picture
 
 
+def mosaic(images, columns, heading=""):
+    """Returns a figure of grey images (N, height, width, 1), 0 = white and 1 = black, side by side without gaps."""
+    rows = -(-len(images) // columns)
+    height, width = images[0].shape[:2]
+    cells = np.zeros((rows * columns, height, width))
+    cells[: len(images)] = np.reshape(images, (-1, height, width))
+    tiles = cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    picture, ax = new(7.0, 0.4 + 7.0 * tiles.shape[0] / tiles.shape[1])
+    ax.imshow(tiles, cmap="gray_r", vmin=0.0, vmax=1.0)
+    ax.set_axis_off()
+    ax.set_title(heading)
+    return picture
+
+
 def curve(history, monitor):
     """Loss and monitored metric by epoch, on training and validation data.
 

@@ -58,7 +58,7 @@ def test_a_baseline_does_not_know_the_test_answers(name, recipe, tiny_run, known
 
 
 def test_the_figures_that_known_answers_do_not_determine_are_counted_below():
-    below = {"basics.backpropagation", "recurrent.anomaly_detection", "recurrent.language_model"}
+    below = {"basics.backpropagation", "recurrent.anomaly_detection", "recurrent.language_model", "generative.vae"}
     assert {name for name in NAMES if not can_be_perfect(module_of(name))} == below
 
 

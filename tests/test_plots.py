@@ -1,5 +1,6 @@
 """The pictures that every run or search draws."""
 
+import numpy as np
 import pytest
 
 from common import plots
@@ -19,3 +20,12 @@ def test_the_search_s_best_so_far_never_gets_worse_and_skips_failed_trials():
     picture = plots.search([0.5, None, 0.7, 0.6], "higher", "val_accuracy")
     best, trials = picture.axes[0].lines
     assert list(best.get_ydata()) == [0.5, 0.7, 0.7] and list(trials.get_xdata()) == [0, 2, 3]
+
+
+def test_a_mosaic_has_its_images_row_by_row_and_white_where_there_is_none():
+    images = np.arange(1, 6)[:, None, None, None] * np.ones((5, 2, 4, 1)) / 10
+    picture = plots.mosaic(images, columns=3, heading="five")
+    (ax,) = picture.axes
+    expected = np.repeat(np.repeat([[0.1, 0.2, 0.3], [0.4, 0.5, 0.0]], 2, axis=0), 4, axis=1)
+    np.testing.assert_allclose(ax.images[0].get_array(), expected)
+    assert ax.get_title() == "five" and ax.images[0].get_clim() == (0, 1)

@@ -1,0 +1,1 @@
+"""Generative models: images made from noise, and how likely they are."""
