@@ -1,4 +1,4 @@
-"""The generative recipes: likelihoods beside exact ones, what training sees, images that are shifted and erased."""
+"""The variational autoencoder: bounds beside exact likelihoods, and the images that training sees."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras import ops
 
 from common.cookbook import settings
 
-VAE = pytest.mark.parametrize("name", ["generative.vae"])
+pytestmark = pytest.mark.parametrize("name", ["generative.vae"])
 
 
 def random_vae(recipe, seed=0):
@@ -19,7 +19,6 @@ def random_vae(recipe, seed=0):
     return model
 
 
-@VAE
 def test_bounds_lie_below_the_exact_likelihood_and_the_tighter_one_close_to_it(recipe):
     model = random_vae(recipe)
     images = np.random.default_rng(0).integers(0, 2, (3, 28, 28, 1)).astype("float32")
@@ -33,7 +32,6 @@ def test_bounds_lie_below_the_exact_likelihood_and_the_tighter_one_close_to_it(r
     assert (weights.mean(axis=0) < np.array(exact) - 0.2).all()
 
 
-@VAE
 def test_the_bound_evaluated_is_the_one_that_training_maximizes(recipe):
     model = random_vae(recipe)
     images = np.random.default_rng(0).integers(0, 2, (20, 28, 28, 1)).astype("float32")
@@ -43,7 +41,6 @@ def test_the_bound_evaluated_is_the_one_that_training_maximizes(recipe):
     np.testing.assert_allclose(bound, reconstruction + divergence, rtol=1e-5)
 
 
-@VAE
 def test_every_step_binarizes_grey_images_anew_and_leaves_binary_ones_as_they_are(recipe, monkeypatch):
     seen, model = [], random_vae(recipe)
     monkeypatch.setattr(
@@ -57,7 +54,6 @@ def test_every_step_binarizes_grey_images_anew_and_leaves_binary_ones_as_they_ar
     np.testing.assert_array_equal(seen[2], np.round(grey))
 
 
-@VAE
 def test_a_dimension_that_equals_the_prior_costs_nothing_and_one_that_tells_something_its_divergence(recipe):
     mean, deviation = np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 1.0], [1.0, 0.5]])
     found = recipe.divergence_of(mean, 2 * np.log(deviation))

@@ -240,7 +240,7 @@ def docstring(entry, needed, target, recipe):
 
 
 def copy(entry, target):
-    """Writes the recipe to the file `target`, and beside it its TFDS builder, unless there is one, and frozen weights.
+    """Writes the recipe to the file `target`, and beside it its TFDS builder and frozen weights, unless they exist.
 
     Returns:
         A message that says what was written.
@@ -285,7 +285,8 @@ def copy(entry, target):
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(target, text)
         for path in weights:
-            shutil.copyfile(path, target.parent / path.name)
+            if not (target.parent / path.name).exists():
+                shutil.copyfile(path, target.parent / path.name)
         for name in builders:
             if not (target.parent / name).exists():
                 source = catalogue.ROOT / "common" / "datasets" / name

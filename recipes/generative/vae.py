@@ -3,8 +3,8 @@
 Result    elbo -92.39 ± 0.18 over 3 seeds, 17.4 minutes a run (15.6 CPU minutes) on 1 core
 Baseline  a logistic regression of each pixel on all those before it, whose likelihood is exact
 Published -89.78 nats, the VAE of pythae, 200 importance samples: https://huggingface.co/clementchadebec/reproduced_vae.
-          A harder figure than the bound of -103.3 of https://github.com/altosaar/variational-autoencoder. The binary
-          images of both are fixed, in training too; ours are drawn anew in every step of training, which helps
+          A harder figure than the bound of -103.3 of https://github.com/altosaar/variational-autoencoder. How pythae
+          binarizes the images is not stated; ours are binarized anew in every step of training, which helps
 Paper     Kingma, Welling: Auto-Encoding Variational Bayes, 2013, https://arxiv.org/abs/1312.6114. Both networks
           have two hidden layers of ReLU here instead of one of tanh, and training binarizes images anew in every step,
           as in Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, https://arxiv.org/abs/1509.00519.
