@@ -10,15 +10,19 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers, ops
 
 
-def sample(step, tokens, states, length, temperature=1.0, seed=0):
+def sample(step, tokens, states, length, temperature=1.0, seed=0, top_k=None, top_p=None):
     """Returns `length` tokens (N, length), each sampled from the model's distribution given those before it.
 
     tokens (N,), states: the last token read and the states before it.
     temperature: a number, or one for each row (N,). It divides the log-probabilities: below 1 favours likely tokens,
         1 leaves the distribution as it is, above 1 favours unlikely ones.
     seed: the same seed gives the same tokens.
+    top_k: draws from the `top_k` likeliest tokens alone.
+    top_p: draws from the smallest set of likeliest tokens whose probabilities add up to `top_p` or more, at this
+        temperature and among the `top_k` (Holtzman et al. 2020, section 3.1, https://arxiv.org/abs/1904.09751).
     """
     temperature = tf.reshape(tf.cast(temperature, tf.float32), (-1, 1))
 
@@ -27,14 +31,25 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0):
         written = tf.TensorArray(tf.int32, size=length)
         for position in tf.range(length):
             log_probabilities, states = step(tokens, states)
-            drawn = tf.random.stateless_categorical(
-                log_probabilities / temperature, num_samples=1, seed=(seed, position), dtype=tf.int32
-            )
+            logits = keep_likeliest(log_probabilities / temperature, top_k, top_p)
+            drawn = tf.random.stateless_categorical(logits, num_samples=1, seed=(seed, position), dtype=tf.int32)
             tokens = drawn[:, 0]
             written = written.write(position, tokens)
         return tf.transpose(written.stack())
 
     return loop(tf.cast(tokens, tf.int32), list(states))
+
+
+def keep_likeliest(logits, top_k=None, top_p=None):
+    """The logits (N, V), minus infinity for tokens that `sample` must not draw; equal ones share their fate."""
+    if top_k is not None:
+        logits = tf.where(logits < tf.math.top_k(logits, top_k).values[:, -1:], -float("inf"), logits)
+    if top_p is not None:
+        ranked = tf.sort(logits, direction="DESCENDING")
+        likelier = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # The sum of those before each.
+        least = tf.reduce_min(tf.where(likelier < top_p, ranked, float("inf")), axis=-1, keepdims=True)
+        logits = tf.where(logits < least, -float("inf"), logits)
+    return logits
 
 
 def greedy(step, tokens, states, length, end_token=None):
@@ -137,3 +152,65 @@ def decoder(model, start, end, length, alpha=0.0, outputs=(), log_probabilities=
         return np.concatenate([write(batch, beam_size) for batch in batches])
 
     return decode
+
+
+def read_on(model, length):
+    """Makes a causal functional model read new tokens alone, with states in place of all tokens before them.
+
+    Returns `read(inputs, states=None) -> outputs, states`: the outputs for new tokens, and the states after them.
+    inputs: those of the model. The first are the T new tokens (N, T); with a decoder that attends to a memory, the
+        others are that memory and what masks it, as in `keras.Model([tokens, memory, mask], logits)`.
+    states: those after the tokens before, a list of (N, ...) as `sample` and `beam_search` need it; None if there are
+        no tokens before.
+
+    Whatever looks back has states: `MultiHeadAttention` with `use_causal_mask`, the keys and values of the last
+    `length` tokens, and without it those of the memory, which are computed once; `Conv1D` with `padding="causal"`, its
+    last inputs; `ops.cumsum`, which numbers tokens, its last sum. All other operations must treat every token alone.
+    """
+
+    def read(inputs, states=None):
+        past, future = iter(states or ()), []
+        new = tf.nest.flatten(inputs)[0]
+        count = next(past, tf.zeros(tf.shape(new)[:1], tf.int32))  # (N,), the number of tokens before.
+        places = count[:, None] + tf.range(tf.shape(new)[1])  # (N, T)
+        future.append(count + tf.shape(new)[1])
+
+        def extend(values, size):
+            """The last values, zeros where there are none, with the new ones behind them, whose end is kept."""
+            zeros = tf.zeros((tf.shape(values)[0], size, *values.shape[2:]), values.dtype)
+            extended = tf.concat([next(past, zeros), values], axis=1)
+            future.append(tf.ensure_shape(extended[:, tf.shape(values)[1] :], (None, size, *values.shape[2:])))
+            return extended
+
+        def attend(layer, query, value, key=None, attention_mask=None, use_causal_mask=False, **_):
+            projections = (layer.key_dense, value if key is None else key), (layer.value_dense, value)
+            if use_causal_mask:
+                keys, values = (extend(dense(each), length) for dense, each in projections)
+                first = future[0] - tf.shape(keys)[1]  # (N,), the place of the first key; below 0 it is none.
+                key_places = first[:, None] + tf.range(tf.shape(keys)[1])
+                mask = (key_places[:, None] >= 0) & (key_places[:, None] <= places[:, :, None])
+            else:
+                keys, values = (next(past) if states else dense(each) for dense, each in projections)
+                future.extend([keys, values])
+                mask = attention_mask
+            mask = None if mask is None else mask[:, None]  # The same for all heads.
+            return layer.output_dense(ops.dot_product_attention(layer.query_dense(query), keys, values, mask=mask))
+
+        def call(operation, *arguments, **options):
+            if isinstance(operation, layers.MultiHeadAttention):
+                return attend(operation, *arguments, **options)
+            if isinstance(operation, layers.Conv1D) and operation.padding == "causal":
+                before = (operation.kernel_size[0] - 1) * operation.dilation_rate[0]
+                return operation(extend(arguments[0], before))[:, before:]
+            if type(operation).__name__ == "Cumsum":
+                before = next(past, tf.zeros(tf.shape(new)[:1], arguments[0].dtype))[:, None]
+                sums = tf.concat([before, before + operation(*arguments, **options)], axis=1)
+                future.append(sums[:, -1])
+                return sums[:, 1:]
+            return operation(*arguments, **options)
+
+        # What `keras.models.clone_model` with a `call_function` does to tensors that have no values yet.
+        outputs = model._run_through_graph(inputs, call_fn=call)
+        return outputs, future
+
+    return read

@@ -1,4 +1,5 @@
-"""Images: a user's file in the form of the training data, predictions for mirror images, and a classical classifier."""
+"""Images: a user's file in the form of the training data, an image as text, predictions for mirror images, and a
+classical classifier."""
 
 import keras
 import numpy as np
@@ -31,6 +32,13 @@ def load_object(path, length):
     centres = (np.average(np.arange(side), weights=small.sum(axis=(1 - axis, 2))) for axis, side in enumerate(size))
     top, left = (int(np.clip(round(13.5 - centre), 0, 28 - side)) for centre, side in zip(centres, size))
     return np.pad(small, [(top, 28 - size[0] - top), (left, 28 - size[1] - left), (0, 0)]).round().astype("uint8")
+
+
+def in_characters(image):
+    """A grey image (height, width, 1), from 0 = paper to 1 = ink, as text of half the height."""
+    pairs = np.reshape(image, (len(image) // 2, 2, -1)).mean(axis=1)
+    shades = np.array([*" .:-=+*#%@"])[np.round(9 * pairs).astype(int)]
+    return "\n".join("".join(row).rstrip() for row in shades)
 
 
 def load_photo(path, side):

@@ -1,5 +1,6 @@
-"""The Muon optimizer, for 2-D convolutions."""
+"""The Muon optimizer, for convolutions and attention too."""
 
+import math
 import re
 
 import keras
@@ -8,13 +9,15 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("cookbook")
 class Muon(keras.optimizers.Muon):
-    """Keras's Muon, extended to the kernels of 2-D convolutions, which Keras leaves to AdamW.
+    """Keras's Muon, extended to kernels of three and four axes, which Keras leaves to AdamW.
 
-    As in Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/, a kernel (height, width, inputs, outputs) is
-    treated as the matrix (height * width * inputs, outputs), and its updates are nearly orthogonal. Their scale and
-    the decoupled weight decay are Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train
-    better with AdamW: `exclude_layers` takes regular expressions for their variables' paths. By default, AdamW's
-    learning rate is 0.3 times Muon's, and AdamW applies no weight decay.
+    As in Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/, the kernel of a 2-D convolution (height,
+    width, inputs, outputs) is treated as the matrix (height * width * inputs, outputs), and its updates are nearly
+    orthogonal; so are those of `MultiHeadAttention`, (inputs, heads, size) and (heads, size, outputs), and of 1-D
+    convolutions, as the squarer of the two matrices that the axes allow. Their scale and the decoupled weight decay are
+    Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train better with AdamW:
+    `exclude_layers` takes regular expressions for their variables' paths. By default, AdamW's learning rate is 0.3
+    times Muon's, and AdamW applies no weight decay.
     """
 
     def __init__(self, learning_rate=0.02, adam_weight_decay=None, adam_lr_ratio=0.3, momentum=0.9, **kwargs):
@@ -27,14 +30,20 @@ class Muon(keras.optimizers.Muon):
         )
 
     def _should_use_adamw(self, variable):
-        if len(variable.shape) == 4:
+        if len(variable.shape) in (3, 4):
             return any(re.search(keyword, variable.path) for keyword in self.exclude_layers)
         return super()._should_use_adamw(variable)
 
     def zeropower_via_newtonschulz5(self, x, steps):
-        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        matrix = ops.reshape(x, matrix_shape(x.shape))
         return ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
 
     def lr_adjust(self, x):
-        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        matrix = ops.reshape(x, matrix_shape(x.shape))
         return ops.reshape(super().lr_adjust(matrix), x.shape)
+
+
+def matrix_shape(shape):
+    """The shape of the matrix that a kernel of this shape is treated as."""
+    ways = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
+    return min(ways, key=sum) if len(shape) == 3 else ways[-1]

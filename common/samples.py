@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from sklearn import cluster
 
 
 def binarize(images, seed=0):
@@ -100,6 +101,27 @@ def bounds(training, real):
         "training_distance": frechet_distance(features_of(chosen)[0], real_features),
         "gaussian_distance": frechet_distance(features_of(drawn.clip(0, 1).reshape(-1, 28, 28, 1))[0], real_features),
     }
+
+
+def mixture_samples(training, count, parts=300, contrast=3):
+    """Images (count, 28, 28, 1) from a mixture of Gaussians of the pixels, one for each cluster of training images.
+
+    A baseline: k-means finds the clusters. The more parts, the more its samples resemble copies of training images.
+    """
+    flat = training.reshape(len(training), -1)
+    parts = min(parts, max(1, len(flat) // 20))
+    clusters = cluster.MiniBatchKMeans(parts, batch_size=2_048, n_init=1, random_state=0).fit_predict(flat)
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(clusters, count)
+    drawn = np.empty((count, flat.shape[1]), "float32")
+    for each in np.unique(chosen):
+        members = flat[clusters == each]
+        mean = members.mean(axis=0)
+        # Centred images, weighted by Gaussian noise, add up to a Gaussian of the same covariance.
+        weights = rng.standard_normal((np.sum(chosen == each), len(members)), "float32") / len(members) ** 0.5
+        drawn[chosen == each] = mean + weights @ (members - mean)
+    # Gaussians have more grey than digits.
+    return (0.5 + contrast * (drawn - 0.5)).clip(0, 1).reshape(count, *training.shape[1:])
 
 
 def regression_nats(training, images, epochs=10, batch_size=200, learning_rate=0.03):

@@ -29,7 +29,9 @@ def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False
 
 def tokens_of(tokenizer, texts, kept=slice(None), end=()):
     """The tokens of each text, of which the slice `kept` is taken, followed by `end`; ragged: (texts, None) int32."""
-    return tf.ragged.constant([[*line.ids[kept], *end] for line in tokenizer.encode_batch(texts)], tf.int32)
+    parts = [texts[start : start + 1_000] for start in range(0, len(texts), 1_000)]  # All at once need gigabytes.
+    lines = [np.array([*line.ids[kept], *end], "int32") for part in parts for line in tokenizer.encode_batch(part)]
+    return tf.RaggedTensor.from_row_lengths(np.concatenate(lines), [len(line) for line in lines])
 
 
 def shift_right(target, start):

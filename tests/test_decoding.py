@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from common import decoding
+from common.cookbook import settings
 
 VOCABULARY, LENGTH, END = 4, 4, 2
 
@@ -202,3 +203,137 @@ def test_a_beam_takes_its_state_along():
             before = before * (VOCABULARY + 1) + last
             assert token == table[row, before].argmax()
             last = token
+
+
+def transformer(memory=False):
+    """A causal network with random weights, of all that `read_on` knows: tokens (B, T) to logits (B, T, V)."""
+    keras.utils.set_random_seed(1)
+    tokens, mask = (keras.Input((None,), dtype=dtype) for dtype in ("int32", "bool"))
+    encoded = keras.Input((None, 8))
+    places = ops.cumsum(ops.ones_like(tokens), axis=1) - 1
+    hidden = sum(
+        layers.Embedding(20, 8, keras.initializers.RandomNormal(stddev=1.0))(each) for each in (tokens, places)
+    )
+    hidden = hidden + layers.Conv1D(8, 3, dilation_rate=2, padding="causal")(hidden)
+    for _ in range(2):
+        normal = layers.LayerNormalization()(hidden)
+        hidden = hidden + layers.MultiHeadAttention(2, 4, value_dim=3)(normal, normal, use_causal_mask=True)
+        if memory:
+            hidden = hidden + layers.MultiHeadAttention(2, 4)(hidden, encoded, attention_mask=mask[:, None])
+    logits = layers.Dense(5, kernel_initializer=keras.initializers.RandomNormal(stddev=1.0))(hidden)
+    return keras.Model([tokens, encoded, mask] if memory else tokens, logits)
+
+
+def memory_inputs(rows):
+    generator = np.random.default_rng(4)
+    mask = np.arange(6) < generator.integers(1, 6, (rows, 1))
+    return [tf.constant(generator.normal(size=(rows, 6, 8)).astype("float32")), tf.constant(mask)]
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("parts", [[12], [1] * 12, [5, 1, 4, 2], [0, 7, 5]])
+def test_logits_are_the_same_however_many_tokens_are_read_at_a_time(parts, memory):
+    model = transformer(memory)
+    tokens, others = tf.constant(np.random.default_rng(0).integers(5, size=(3, 12)).astype("int32")), memory_inputs(3)
+    expected = model([tokens, *others] if memory else tokens)
+    read, states, found = decoding.read_on(model, 12), None, []
+    for part in tf.split(tokens, parts, axis=1):
+        logits, states = read([part, *others] if memory else part, states)
+        found.append(logits)
+        others = [tf.zeros_like(others[0]), others[1]]  # Its keys and values were kept.
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_lies_further_back_than_the_states_reach_is_forgotten():
+    tokens = keras.Input((None,), dtype="int32")
+    hidden = layers.Embedding(5, 8, keras.initializers.RandomNormal())(tokens)
+    model = keras.Model(tokens, layers.MultiHeadAttention(2, 4)(hidden, hidden, use_causal_mask=True))
+    ids = np.random.default_rng(0).integers(5, size=(2, 9)).astype("int32")
+    read, states = decoding.read_on(model, 4), None
+    for place in range(9):
+        found, states = read(ids[:, place : place + 1], states)
+        expected = model(ids[:, max(0, place - 4) : place + 1])[:, -1]
+        np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_texts_are_those_that_the_network_writes_without_states(memory):
+    model, others = transformer(memory), memory_inputs(2)
+    read = decoding.read_on(model, 12)
+
+    def logits(ids):
+        return model([ids, *others] if memory else ids)[:, -1]
+
+    def step(tokens, states, beam_size=1):
+        repeated = [tf.repeat(each, beam_size, axis=0) for each in others]
+        found, states = read([tokens[:, None], *repeated] if memory else tokens[:, None], states)
+        return tf.nn.log_softmax(found[:, 0]), states
+
+    prompt = tf.constant([[1, 2, 3], [4, 0, 2]])
+    _, states = read([prompt[:, :-1], *others] if memory else prompt[:, :-1])
+    written = decoding.greedy(step, prompt[:, -1], states, 8)
+    drawn = decoding.sample(step, prompt[:, -1], states, 8, seed=5)
+    ids = {"greedy": prompt, "sampled": prompt}
+    for place in range(8):
+        likeliest = tf.argmax(logits(ids["greedy"]), axis=-1, output_type=tf.int32)[:, None]
+        ids["greedy"] = tf.concat([ids["greedy"], likeliest], axis=1)
+        random = tf.random.stateless_categorical(tf.nn.log_softmax(logits(ids["sampled"])), 1, (5, place), tf.int32)
+        ids["sampled"] = tf.concat([ids["sampled"], random], axis=1)
+    np.testing.assert_array_equal(written, ids["greedy"][:, 3:])
+    np.testing.assert_array_equal(drawn, ids["sampled"][:, 3:])
+    assert np.any(written != drawn) and len(np.unique(written)) > 1
+    texts, scores = decoding.beam_search(lambda *given: step(*given, beam_size=3), prompt[:, -1], states, 8, 3)
+    for row in range(2):
+        for text, score in zip(texts[row], scores[row]):
+            whole = tf.concat([prompt[row], text], axis=0)[None]
+            given = [each[row : row + 1] for each in others]
+            found = tf.nn.log_softmax(model([whole, *given] if memory else whole))[0, 2:-1]
+            total = sum(found[place, token] for place, token in enumerate(text))
+            np.testing.assert_allclose(total, score, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, kept",
+    [
+        ({"top_k": 2}, [0.5, 0.3, 0, 0]),
+        ({"top_k": 1}, [0.5, 0, 0, 0]),
+        ({"top_p": 0.85}, [0.5, 0.3, 0.15, 0]),
+        ({"top_p": 0.45}, [0.5, 0, 0, 0]),
+        ({"top_p": 1.0}, [0.5, 0.3, 0.15, 0.05]),
+        ({"top_k": 2, "top_p": 0.6}, [0.5, 0, 0, 0]),  # Of two, the first has 0.625.
+        ({"top_p": 0.6, "temperature": 0.5}, [0.25, 0, 0, 0]),  # Of the squares, the first has 0.68.
+    ],
+)
+def test_unlikely_tokens_are_never_drawn(options, kept):
+    rows, order = 4000, [2, 0, 3, 1]
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05], "float32")[order]
+
+    def step(tokens, states):
+        return tf.tile(tf.math.log(probabilities)[None], (rows, 1)), states
+
+    drawn = decoding.sample(step, tf.zeros(rows, tf.int32), [], 1, **options).numpy()
+    expected = np.array(kept)[order] / np.sum(kept)
+    found = np.bincount(drawn[:, 0], minlength=4) / rows
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert (found[expected == 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["transformers.translation"])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_translations_are_the_same_with_cached_keys_and_values(recipe, beam_size, monkeypatch):
+    monkeypatch.setattr(recipe, "LONGEST", 14)  # Source and translation are shorter in this test.
+    keras.utils.set_random_seed(1)
+    model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "layers": 2}))
+    for weight in model.trainable_weights:
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.3))
+    lengths = np.array([[3], [9], [5], [7], [1]])
+    source = np.random.default_rng(0).integers(4, 500, (5, 9)).astype("int32")
+    source = np.where(np.arange(9) < lengths, source, 0)
+    written = recipe.decoder(model)(source, beam_size)
+    np.testing.assert_array_equal(written, recipe.decoder(model, cached=False)(source, beam_size))
+    np.testing.assert_array_equal(written, recipe.decoder(model)(np.pad(source, ((0, 0), (0, 4))), beam_size))
+    if beam_size == 1:
+        logits = model([source, np.pad(written[:, :-1], ((0, 0), (1, 0)), constant_values=recipe.START)]).numpy()
+        real = written != 0
+        np.testing.assert_array_equal(logits.argmax(axis=-1)[real], written[real])
+    assert (written[0] != written[1]).any() and len(np.unique(written)) > 2

@@ -58,7 +58,10 @@ def test_a_baseline_does_not_know_the_test_answers(name, recipe, tiny_run, known
 
 
 def test_the_figures_that_known_answers_do_not_determine_are_counted_below():
-    below = {"basics.backpropagation", "recurrent.anomaly_detection", "recurrent.language_model", "generative.vae"}
+    below = {"basics.backpropagation", "recurrent.anomaly_detection", "recurrent.language_model", "transformers.gpt"}
+    below |= {"generative.gan", "generative.diffusion"}  # In test_adversaries.py.
+    below |= {"generative.autoencoder", "generative.vae"}  # In test_generative.py.
+    below |= {"generative.normalizing_flow", "generative.pixelcnn"}  # In test_likelihoods.py.
     assert {name for name in NAMES if not can_be_perfect(module_of(name))} == below
 
 
@@ -90,6 +93,34 @@ def test_almost_without_temperature_the_likeliest_characters_follow_a_prompt(rec
             logits = call(tiny_run.model, [ids[None, :-1], *states])[0, -20:]
             assert (np.take_along_axis(logits, ids[-20:, None], axis=1)[:, 0] > logits.max(axis=1) - 0.02).all()
             assert len(set(text)) > 3
+
+
+@pytest.mark.parametrize("name", ["transformers.gpt"])
+def test_figures_are_means_over_all_characters_of_both_splits(recipe, tiny_run, hp):
+    metrics, context = tiny_run.results["metrics"], hp["context"]
+    for figure, stride in (("both_nats", context // 4), ("crops_nats", context)):
+        nats = [recipe.held_out(tiny_run.model, hp, split, stride) for split in ("validation", "test")]
+        assert metrics[figure] == pytest.approx(np.mean(np.concatenate(nats)), rel=1e-5)
+    assert metrics["test_nats"] == pytest.approx(np.mean(recipe.held_out(tiny_run.model, hp, "test", context // 4)))
+    read = call(tiny_run.model, [recipe.copies(hp)[:, :-1]])
+    nats = keras.losses.sparse_categorical_crossentropy(recipe.copies(hp)[:, 1:], read, from_logits=True)
+    halves = np.mean(nats[:, : context // 2]), np.mean(nats[:, context // 2 :])
+    assert (metrics["first_nats"], metrics["second_nats"]) == pytest.approx(halves, rel=1e-4)
+    assert metrics["ngram_second_nats"] < 0.6 * metrics["ngram_first_nats"]
+
+
+@pytest.mark.parametrize("name", ["transformers.gpt"])
+def test_almost_without_temperature_the_likeliest_characters_follow_half_a_context(recipe, tiny_run, hp):
+    with random_weights(tiny_run.model):
+        prompts, half = ["To be, or", "O", "A prompt that is longer than the context"], hp["context"] // 2
+        written = recipe.generate(tiny_run.model, recipe.VOCABULARY, prompts, 2 * half + 3, temperature=1e-3)
+        for prompt, text in zip(prompts, written):
+            ids, known = np.asarray(recipe.encode(recipe.START + prompt + text)), 1 + len(prompt)
+            assert len(text) == 2 * half + 3 and len(set(text)) > 3
+            for place in range(known, len(ids)):
+                round_start = known + (place - known) // half * half
+                logits = call(tiny_run.model, [ids[None, max(0, round_start - half) : place]])[0, -1]
+                assert logits[ids[place]] > logits.max() - 0.02
 
 
 @pytest.mark.parametrize("name", ["recurrent.anomaly_detection"])

@@ -1,4 +1,4 @@
-"""The variational autoencoder: bounds beside exact likelihoods, and the images that training sees."""
+"""The generative recipes: likelihoods beside exact ones, what training sees, images that are shifted and erased."""
 
 import keras
 import numpy as np
@@ -7,7 +7,8 @@ from keras import ops
 
 from common.cookbook import settings
 
-pytestmark = pytest.mark.parametrize("name", ["generative.vae"])
+VAE = pytest.mark.parametrize("name", ["generative.vae"])
+AUTOENCODER = pytest.mark.parametrize("name", ["generative.autoencoder"])
 
 
 def random_vae(recipe, seed=0):
@@ -19,6 +20,7 @@ def random_vae(recipe, seed=0):
     return model
 
 
+@VAE
 def test_bounds_lie_below_the_exact_likelihood_and_the_tighter_one_close_to_it(recipe):
     model = random_vae(recipe)
     images = np.random.default_rng(0).integers(0, 2, (3, 28, 28, 1)).astype("float32")
@@ -32,6 +34,7 @@ def test_bounds_lie_below_the_exact_likelihood_and_the_tighter_one_close_to_it(r
     assert (weights.mean(axis=0) < np.array(exact) - 0.2).all()
 
 
+@VAE
 def test_the_bound_evaluated_is_the_one_that_training_maximizes(recipe):
     model = random_vae(recipe)
     images = np.random.default_rng(0).integers(0, 2, (20, 28, 28, 1)).astype("float32")
@@ -41,6 +44,7 @@ def test_the_bound_evaluated_is_the_one_that_training_maximizes(recipe):
     np.testing.assert_allclose(bound, reconstruction + divergence, rtol=1e-5)
 
 
+@VAE
 def test_every_step_binarizes_grey_images_anew_and_leaves_binary_ones_as_they_are(recipe, monkeypatch):
     seen, model = [], random_vae(recipe)
     monkeypatch.setattr(
@@ -54,7 +58,67 @@ def test_every_step_binarizes_grey_images_anew_and_leaves_binary_ones_as_they_ar
     np.testing.assert_array_equal(seen[2], np.round(grey))
 
 
+@VAE
 def test_a_dimension_that_equals_the_prior_costs_nothing_and_one_that_tells_something_its_divergence(recipe):
     mean, deviation = np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 1.0], [1.0, 0.5]])
     found = recipe.divergence_of(mean, 2 * np.log(deviation))
     np.testing.assert_allclose(found, [0.0, 2.0 + np.log(2) - 0.5 + 0.125], rtol=1e-6)
+
+
+@AUTOENCODER
+def test_training_shifts_images_by_whole_pixels_and_aims_at_the_shifted_ones(recipe, hp, monkeypatch):
+    images = np.random.default_rng(0).random((6, 28, 28, 1)).astype("float32")
+    images[:, :4] = images[:, -4:] = images[:, :, :4] = images[:, :, -4:] = 0
+    model = recipe.build_model({**hp.values, "shift": 0.1}, erased=0.5)
+    given = []
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, data: given.append([np.array(each) for each in data]))
+    for _ in range(2):
+        model.train_step((images, images))
+    moves = set()
+    for erased, shifted in given:
+        assert 0.4 < np.mean(erased[shifted > 0] > 0) < 0.6 and set(np.unique(erased)) <= set(np.unique(shifted))
+        for image, after in zip(images, shifted):
+            steps = [(y, x) for y in range(-3, 4) for x in range(-3, 4)]
+            (move,) = (step for step in steps if np.array_equal(np.roll(image, step, axis=(0, 1)), after))
+            moves.add(move)
+    assert len(moves) > 4 and (given[0][0] != given[1][0]).any()
+
+
+@AUTOENCODER
+def test_what_the_network_is_to_notice_is_left_out_everywhere_but_in_the_test(recipe, hp):
+    values = {**hp.values, "novelty": True}
+    for split in recipe.SPLITS:
+        batches = recipe.load_data(values, split).as_numpy_iterator()
+        seen = {image.tobytes() for images, _ in batches for image in images}
+        images, classes = recipe.read(hp, split)
+        assert (classes == recipe.NOVEL).any()
+        kept = images if split == "test" else images[classes != recipe.NOVEL]
+        assert seen == {image.tobytes() for image in kept}
+
+
+@AUTOENCODER
+def test_errors_are_summed_over_pixels_and_principal_components_come_from_training_images(recipe, hp):
+    images = np.random.default_rng(0).random((40, 6, 6, 1)).astype("float32")
+    expected = ((images - 0.5) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(recipe.errors(images, 0 * images + 0.5), expected, rtol=1e-5)
+    # All training images are sums of two others, and lie in the plane of two components; the others do not.
+    amounts = np.random.default_rng(1).random((2, 40, 1, 1, 1)).astype("float32")
+    training = amounts[0] * images[:1] + amounts[1] * images[1:2]
+    np.testing.assert_allclose(recipe.pca(hp, training, training[:5]), training[:5], atol=1e-3)
+    assert recipe.errors(images, recipe.pca(hp, training, images))[2:].min() > 1
+
+
+@AUTOENCODER
+def test_a_class_whose_images_are_reconstructed_worse_is_noticed(recipe, tiny_run, hp, monkeypatch):
+    images, classes = recipe.read(hp, "test")
+    monkeypatch.setattr(recipe, "yardstick", lambda samples, real: {})
+    monkeypatch.setattr(recipe, "bounds", lambda training, real: {})
+    monkeypatch.setattr(recipe, "generate", lambda model, training, count: None)
+    monkeypatch.setattr(recipe, "pca", lambda hp, training, given: given)
+    monkeypatch.setattr(recipe, "reconstruct", lambda model, given: np.zeros_like(given))
+    darker = np.where((classes == recipe.NOVEL)[:, None, None, None], 1.0, images).astype("float32")
+    monkeypatch.setattr(recipe, "read", lambda hp, split: (darker, classes))
+    found = recipe.evaluate(tiny_run.trained, hp)
+    assert found["novelty_auc"] == 1.0
+    expected = np.mean(np.sum(darker**2, axis=(1, 2, 3)))
+    assert found["squared_error"] == found["undenoised_error"] == pytest.approx(expected)

@@ -62,6 +62,11 @@ def test_oriented_gradients_ignore_brightness_and_contrast_but_not_direction():
     assert np.abs(found[0] - found[1]).max() > 0.1
 
 
+def test_an_image_in_characters_has_half_as_many_lines_and_darker_ones_for_more_ink():
+    image = np.array([[0, 0, 1, 0], [0, 1, 1, 0], [1, 0.5, 0, 0], [1, 0.5, 0, 0]], "float32")[..., None]
+    assert images.in_characters(image) == " +@\n@+"
+
+
 class Leftist:
     """A network that sees class 1 in images whose left half is bright, and class 0 in all others."""
 

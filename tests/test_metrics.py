@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common import metrics
 
@@ -39,3 +40,27 @@ def test_multiply_adds_are_those_of_convolutions_and_dense_layers_at_every_place
     hidden = keras.layers.BatchNormalization()(hidden)
     model = keras.Model(images, keras.layers.Dense(7)(keras.layers.Flatten()(hidden)))
     assert metrics.multiply_adds(model.layers) == 4 * 3 * (3 * 3 * 3 * 5) + 4 * 3 * 5 * 7
+
+
+def test_the_speed_of_training_counts_matrices_and_attention_and_a_backward_pass_that_costs_twice(monkeypatch):
+    tokens = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(9, 6)(tokens)
+    hidden = hidden + keras.layers.MultiHeadAttention(2, 3, value_dim=2)(hidden, hidden)
+    hidden = keras.layers.LayerNormalization()(hidden)
+    model = keras.Model(tokens, keras.layers.Dense(9)(hidden))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rows = np.zeros((7, 5), "int32")
+    batches = tf.data.Dataset.from_tensor_slices((rows, rows, np.ones(rows.shape))).batch(4)
+    clock = iter([1.0, 3.0, 3.5])
+    monkeypatch.setattr(metrics.time, "process_time", lambda: next(clock))
+    per_token = 6 * 6 * 2 + 6 * 4 + 4 * 6 + 6 * 9 + 5 * 2 * (3 + 2)
+    expected = 3 * per_token * 7 * 5 / 2.0 / 1e9, 16 * 1024**3 / 0.5 / 1e9
+    assert metrics.training_speed(model, batches) == pytest.approx(expected)
+
+
+def test_smoothed_cross_entropy_is_that_of_smoothed_one_hot_labels():
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(5, size=(2, 3)), generator.normal(size=(2, 3, 5)).astype("float32")
+    expected = keras.losses.categorical_crossentropy(np.eye(5)[labels], logits, from_logits=True, label_smoothing=0.2)
+    found = metrics.SmoothedCrossEntropy(0.2)(labels, logits)
+    np.testing.assert_allclose(found, np.sum(expected), rtol=1e-5)

@@ -33,6 +33,19 @@ def test_the_steps_of_a_kernel_are_nearly_orthogonal():
     assert 0.6 < singular_values.min() and singular_values.max() < 1.3
 
 
+@pytest.mark.parametrize("shape", [(36, 2, 4), (3, 12, 8)])
+def test_muon_treats_what_projects_to_heads_and_a_1d_convolution_as_keras_treats_a_matrix(shape):
+    matrix = after_steps(keras.optimizers.Muon(**OPTIONS), (36, 8))
+    np.testing.assert_allclose(after_steps(optimizers.Muon(**OPTIONS), shape), matrix, rtol=1e-5, atol=1e-6)
+
+
+def test_the_kernels_of_attention_are_matrices_of_inputs_by_outputs():
+    layer = keras.layers.MultiHeadAttention(3, 8)
+    layer.build((None, 5, 24), (None, 5, 24))
+    kernels = {dense: getattr(layer, f"{dense}_dense").kernel.shape for dense in ("query", "key", "value", "output")}
+    assert all(len(shape) == 3 and optimizers.matrix_shape(shape) == (24, 24) for shape in kernels.values()), kernels
+
+
 @pytest.mark.parametrize("shape, path", [(SHAPE, "output"), ((288,), "bias")])
 def test_adamw_updates_what_is_excluded_and_what_is_not_a_matrix(shape, path):
     adamw = after_steps(keras.optimizers.AdamW(0.01, weight_decay=0.1), shape, path)

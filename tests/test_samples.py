@@ -66,3 +66,20 @@ def test_regression_on_earlier_pixels_sees_no_later_ones_and_learns_what_they_sa
     keras.utils.set_random_seed(0)
     nats = samples.regression_nats(images, images[:200], epochs=40, batch_size=50)
     assert nats.shape == (200,) and nats.mean() == pytest.approx(2 * np.log(2), abs=0.03)
+
+
+def test_a_mixture_s_samples_have_the_means_and_covariances_of_the_clusters_and_each_as_often_as_in_training():
+    rng = np.random.default_rng(0)
+    centre, slope = np.full((2, 2, 1), 0.25), np.array([0.02, 0.04, 0.0, -0.04]).reshape(2, 2, 1)
+    images = centre + rng.standard_normal((400, 1, 1, 1)) * slope
+    images[:100] += 0.5
+    drawn = samples.mixture_samples(images.astype("float32"), 4_000, parts=2, contrast=1)
+    high = drawn.mean(axis=(1, 2, 3)) > 0.5
+    assert drawn.shape == (4_000, 2, 2, 1) and high.mean() == pytest.approx(0.25, abs=0.03)
+    for part, known in ((drawn[high], images[:100]), (drawn[~high], images[100:])):
+        found, expected = part.reshape(-1, 4), known.reshape(-1, 4)
+        assert found.mean(axis=0) == pytest.approx(expected.mean(axis=0), abs=0.01)
+        assert np.cov(found, rowvar=False) == pytest.approx(np.cov(expected, rowvar=False), rel=0.15, abs=1e-4)
+    sharp = samples.mixture_samples(images.astype("float32"), 4_000, parts=2, contrast=3)
+    np.testing.assert_allclose(sharp, (3 * drawn - 1).clip(0, 1), atol=1e-5)
+    assert (np.diff(high.astype(int)) != 0).sum() > 1_000  # Clusters do not follow one another.

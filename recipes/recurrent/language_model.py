@@ -19,8 +19,6 @@ Answers   How far back does the network remember? With its state erased, a chara
     python -m recipes.recurrent.language_model --try "To be, or not to be"
 """
 
-import collections
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -31,6 +29,7 @@ from common.callbacks import OneCycle
 from common.data import shuffle
 from common.decoding import beam_search, sample
 from common.metrics import Perplexity
+from common.ngrams import ngram_surprisal
 from common.plots import VALIDATION, new, plain
 
 PROMISE = {
@@ -164,7 +163,7 @@ def evaluate(model, hp):
         "test_crops_nats": np.nanmean(test_crops),
         "crops_nats": np.nanmean(np.concatenate([validation_crops, test_crops])),
         **{f"extra-nats-{n}": nats for n, nats in extra_nats(test, test_crops).items()},
-        "ngram_test_nats": np.mean(ngram_surprisal(load_text(hp, "train"), load_text(hp, "test"))),
+        "ngram_test_nats": np.mean(ngram_surprisal(load_text(hp, "train"), load_text(hp, "test"), len(VOCABULARY))),
     }
 
 
@@ -189,25 +188,6 @@ def surprisal(model, batches):
         losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
         nats.append(tf.where(weights > 0, losses, np.nan))
     return np.concatenate(nats, axis=1)
-
-
-def ngram_surprisal(train_text, text, order=7, discounts=(0, 0.85, 1.2, 1.5)):  # Both chosen on validation.
-    """The baseline: the nats of every character of `text`, by modified Kneser-Ney smoothing of all counts before it."""
-    whole, nats = train_text + text, []
-    following = collections.defaultdict(collections.Counter)  # {context: {next character: count}}
-    for place, character in enumerate(whole):
-        contexts = [whole[start:place] for start in range(place, max(-1, place - order), -1)]  # The shortest first.
-        if place >= len(train_text):
-            estimate = 1 / len(VOCABULARY)
-            for seen in filter(None, map(following.get, contexts)):
-                freed = sum(discounts[min(count, 3)] for count in seen.values())
-                estimate = (seen[character] - discounts[min(seen[character], 3)] + freed * estimate) / seen.total()
-            nats.append(-np.log(estimate))
-        for context in reversed(contexts):
-            following[context][character] += 1
-            if following[context][character] > 1:
-                break  # A shorter context counts different characters before it, not how often each occurs.
-    return np.array(nats)
 
 
 def generate(model, vocabulary, prompts, length, temperature=None):

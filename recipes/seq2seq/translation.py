@@ -39,7 +39,7 @@ from keras import layers, ops
 from common.callbacks import OneCycle
 from common.datasets import multi30k
 from common.decoding import decoder
-from common.metrics import Perplexity
+from common.metrics import Perplexity, SmoothedCrossEntropy
 from common.phrases import translate_by_phrases
 from common.plots import new
 from common.text import byte_pair_tokenizer, teacher_forcing, tokens_of
@@ -125,19 +125,6 @@ def build_model(hp):
         steps_per_execution=8,
     )
     return model
-
-
-class SmoothedCrossEntropy(keras.losses.Loss):
-    """Label smoothing for labels (B, T) and logits (B, T, V), without storing smoothed one-hot labels (B, T, V)."""
-
-    def __init__(self, smoothing):
-        super().__init__(reduction="sum")  # `load_data` weights tokens.
-        self.smoothing = smoothing
-
-    def call(self, y_true, y_pred):
-        cross_entropy = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        label_logit = ops.take_along_axis(y_pred, ops.cast(y_true, "int32")[..., None], axis=-1)[..., 0]
-        return cross_entropy + self.smoothing * (label_logit - ops.mean(y_pred, axis=-1))
 
 
 def read(split, examples):

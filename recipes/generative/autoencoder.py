@@ -1,0 +1,240 @@
+"""An autoencoder describes an image by 30 numbers; it restores lost pixels and notices digits it has never seen.
+
+Result    not measured yet
+Baseline  principal component analysis with as many components as the code has numbers
+Published 3.00, an autoencoder with the same layers (the paper, figure 2B); there, principal components have 13.87 and
+          logistic ones 8.01
+Paper     Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006,
+          https://doi.org/10.1126/science.1127647. Here nothing is pretrained: ReLU, AdamW, shifted images.
+Answers   What does a network add to principal components? not measured yet
+          Does it overfit? not measured yet
+          How much does a code of ten numbers lose? not measured yet
+          Can an autoencoder restore lost pixels? not measured yet
+          Does it notice a digit that it has never seen? not measured yet
+          Can it write digits? not measured yet
+
+    python -m recipes.generative.autoencoder
+    python -m recipes.generative.autoencoder --set data=fashion_mnist
+    python -m recipes.generative.autoencoder --try digit.png
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers, ops
+from sklearn import decomposition, linear_model, metrics, mixture
+
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.images import load_object
+from common.plots import mosaic
+from common.samples import bounds, yardstick
+
+PROMISE = {
+    "figure": {"metric": "squared_error", "better": "lower"},
+    "monitor": {"metric": "val_loss", "better": "lower"},
+    "baseline": {"name": "principal components", "metric": "pca_squared_error"},
+    "published": {"value": 3.0, "source": "Hinton and Salakhutdinov 2006, the same layers, pretrained"},
+    "data": ["mnist", "fashion_mnist"],
+}
+TINY = {"examples": 150, "epochs": 2, "denoising_epochs": 2, "units": 16, "code": 2}
+VARIANTS = {"without shifts": {"shift": 0.0}, "code of 10": {"code": 10}, "without zeros": {"novelty": True}}
+PINNED = (
+    "data",
+    "code",
+    "novelty",
+    "denoising_epochs",
+    "erased",
+)  # They change the scale of the error, or have no part in it.
+SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
+NOVEL = 0  # The class that the network may have to notice: zeros, or T-shirts.
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Choice("data", ["mnist", "fashion_mnist"], default="mnist")
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
+    hp.Int("epochs", 1, 200, default=24)
+    hp.Int("denoising_epochs", 1, 200, default=6)  # Of a second network, which sees only a part of every image.
+    hp.Choice("batch_size", [64, 128, 256], default=128)
+    hp.Int("units", 8, 2000, default=1000)  # Of the first layer; the second has half as many, the third a quarter.
+    hp.Int("code", 1, 200, default=30)
+    hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
+    hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=0.1)
+    hp.Float("shift", 0.0, 0.2, default=0.08)  # At most, as a share of the image's side: 0.08 is 2 pixels.
+    hp.Float("erased", 0.1, 0.9, default=0.5)  # The share of the pixels that the second network does not see.
+    hp.Boolean("novelty", default=False)  # Whether training and validation do without one class.
+    return hp
+
+
+def build_model(hp, name="autoencoder", erased=0.0):
+    """Images (B, 28, 28, 1) from 0 to 1 to their reconstructions (B, 28, 28, 1), by way of a code (B, code)."""
+    units = hp["units"], hp["units"] // 2, hp["units"] // 4
+    images = keras.Input((28, 28, 1), name="images")
+    hidden = layers.Flatten()(images)
+    for width in units:
+        hidden = layers.Dense(width, activation="relu")(hidden)
+    encoder = keras.Model(images, layers.Dense(hp["code"])(hidden), name="encoder")
+
+    code = keras.Input((hp["code"],), name="code")
+    hidden = code
+    for width in reversed(units):
+        hidden = layers.Dense(width, activation="relu")(hidden)
+    hidden = layers.Dense(28 * 28, activation="sigmoid")(hidden)
+    decoder = keras.Model(code, layers.Reshape((28, 28, 1))(hidden), name="decoder")
+
+    model = Autoencoder(images, decoder(encoder(images)), hp["shift"], erased, name=name)
+    optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"])
+    model.compile(optimizer, loss=squared_error, steps_per_execution=16)
+    return model
+
+
+class Autoencoder(keras.Model):
+    """Learns to reconstruct images, which every step shifts at random, from what it leaves of their pixels."""
+
+    def __init__(self, inputs, outputs, shift, erased, **options):
+        super().__init__(inputs, outputs, **options)
+        # By whole pixels, since an image between two pixels would be blurred.
+        self.shift = layers.RandomTranslation(shift, shift, fill_mode="constant", interpolation="nearest")
+        self.erased, self.seed = erased, keras.random.SeedGenerator()
+
+    def train_step(self, data):
+        images = self.shift(data[0], training=True)
+        return super().train_step((erase(images, self.erased, self.seed), images))
+
+    def test_step(self, data):
+        return super().test_step((erase(data[0], self.erased, self.seed), data[0]))
+
+
+def squared_error(images, reconstructions):
+    """The squared errors (B,) of images (B, 28, 28, 1), each summed over the pixels."""
+    return ops.sum(ops.square(images - reconstructions), axis=(1, 2, 3))
+
+
+def erase(images, share, seed):
+    """The images with a share of their pixels, chosen at random, set to 0."""
+    return images * ops.cast(keras.random.uniform(ops.shape(images), seed=seed) >= share, "float32")
+
+
+def read(hp, split):
+    """Images (N, 28, 28, 1), float32, from 0 = paper to 1 = ink, and their classes (N,)."""
+    dataset = tfds.load(hp["data"], split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    images, classes = next(dataset.batch(hp["examples"]).as_numpy_iterator())
+    if hp["novelty"] and split in ("train", "validation"):
+        images, classes = images[classes != NOVEL], classes[classes != NOVEL]
+    return images / np.float32(255), classes
+
+
+def load_data(hp, split):
+    """Batches of images (B, 28, 28, 1), twice: as inputs and as targets."""
+    images, _ = read(hp, split)
+    dataset = tf.data.Dataset.from_tensor_slices((images, images))
+    return (shuffle(dataset) if split == "train" else dataset).batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed` a network that restores erased pixels, and the recipe's own."""
+    keras.utils.set_random_seed(seed)
+    batches, held_out = load_data(hp, "train"), load_data(hp, "validation")
+    denoising, model = build_model(hp, "denoising", hp["erased"]), build_model(hp)
+    for each, epochs in ((denoising, hp["denoising_epochs"]), (model, hp["epochs"])):
+        each.fit(
+            batches,
+            validation_data=held_out,
+            epochs=epochs,
+            callbacks=[OneCycle(), *callbacks],
+            shuffle=False,  # `load_data` did.
+        )
+    return {"model": model, "denoising": denoising}
+
+
+def evaluate(models, hp):
+    """Squared errors of test images, the networks' and the baselines', what they notice, and how good samples are."""
+    (training, _), (images, classes) = read(hp, "train"), read(hp, "test")
+    erased_training, erased = (ops.convert_to_numpy(erase(each, hp["erased"], seed=0)) for each in (training, images))
+    regression = linear_model.Ridge(100).fit(flat(erased_training), flat(training))
+    # What is left of the ink is known, and no pixel is darker than ink.
+    restored = np.where(erased > 0, erased, regression.predict(flat(erased)).clip(0, 1).reshape(images.shape))
+    error, pca_error = errors(images, reconstruct(models["model"], images)), errors(images, pca(hp, training, images))
+    return {
+        "squared_error": error.mean(),
+        "training_squared_error": errors(training, reconstruct(models["model"], training)).mean(),
+        "pca_squared_error": pca_error.mean(),
+        "denoised_error": errors(images, reconstruct(models["denoising"], erased)).mean(),
+        "undenoised_error": errors(images, reconstruct(models["model"], erased)).mean(),
+        "regression_denoised_error": errors(images, restored).mean(),
+        "novelty_auc": metrics.roc_auc_score(classes == NOVEL, error),
+        "pca_novelty_auc": metrics.roc_auc_score(classes == NOVEL, pca_error),
+        "ink_novelty_auc": metrics.roc_auc_score(classes == NOVEL, images.sum(axis=(1, 2, 3))),
+        **yardstick(generate(models["model"], training, count=len(images)), images),
+        **bounds(training, images),
+    }
+
+
+def flat(images):
+    """Images (N, 28, 28, 1) as rows (N, 784)."""
+    return images.reshape(len(images), -1)
+
+
+def errors(images, reconstructions):
+    """The squared errors (N,) of images (N, 28, 28, 1), as an array."""
+    return ops.convert_to_numpy(squared_error(images, reconstructions))
+
+
+def reconstruct(model, images):
+    """Images (N, 28, 28, 1) as the network reconstructs them."""
+    return model.predict(images, batch_size=1000, verbose=0)
+
+
+def pca(hp, training, images):
+    """The baseline: images (N, 28, 28, 1) as a sum of as many principal components as a code has numbers."""
+    components = decomposition.PCA(hp["code"], random_state=0).fit(flat(training))
+    return components.inverse_transform(components.transform(flat(images))).clip(0, 1).reshape(images.shape)
+
+
+def generate(model, training, count):
+    """Images (count, 28, 28, 1) decoded from random codes: from a mixture of ten Gaussians, fitted to training images.
+
+    Ghosh et al.: From Variational to Deterministic Autoencoders, 2020, https://arxiv.org/abs/1903.12436, section 4.
+    """
+    encoder, decoder = (model.get_layer(name) for name in ("encoder", "decoder"))
+    known = encoder.predict(training[:10_000], batch_size=1000, verbose=0)
+    codes, _ = mixture.GaussianMixture(10, random_state=0).fit(known).sample(count)
+    return decoder.predict(codes.astype("float32"), batch_size=1000, verbose=0)
+
+
+def predict(model, assets, inputs):
+    """How well digits can be reconstructed: each input is the path of an image file, each output such as "error 3.1".
+
+    It is the squared error; compare only images with about as much ink. An image shows one digit, dark on light or
+    light on dark, at any size and position; there are no assets. Raises ValueError for a file that is not an image, or
+    that shows nothing.
+
+        model = keras.models.load_model("model.keras")
+        assets = {}
+        predict(model, assets, ["seven.png"])
+    """
+    images = np.stack([load_object(path, length=20) for path in inputs]) / np.float32(255)
+    return [f"error {error:.1f}" for error in errors(images, reconstruct(model, images))]
+
+
+def show(models, hp):
+    """Validation images reconstructed by network and baseline, restored from half of their pixels; generated ones."""
+    model, training = models["model"], read(hp, "train")[0]
+    images = read(hp, "validation")[0][:14]
+    erased = ops.convert_to_numpy(erase(images, hp["erased"], seed=0))
+    reconstructions = np.concatenate([images, reconstruct(model, images), pca(hp, training, images)])
+    restored = np.concatenate([images, erased, reconstruct(models["denoising"], erased)])
+    heading = f"Images, their reconstructions from {hp['code']} numbers, and from as many principal components"
+    return {
+        "reconstructions": mosaic(reconstructions, 14, heading),
+        "denoised": mosaic(restored, 14, "Images, what is left of them, and what the network makes of it"),
+        "samples": mosaic(generate(model, training, count=84), 14, "Images decoded from random codes"),
+    }
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

@@ -1,0 +1,280 @@
+"""A diffusion model draws the digits that it is asked for, by removing noise in a few steps.
+
+Result    not measured yet
+Baseline  a mixture of 300 Gaussians on the pixels
+Published 1, the recipe's own aim, since the distance is this book's own
+Paper     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239. Here the
+          network predicts a velocity instead of the noise (Salimans, Ho: Progressive Distillation, 2022,
+          https://arxiv.org/abs/2202.00512, appendix D), the schedule is a cosine, samples are drawn in 20 steps of DDIM
+          (Song, Meng, Ermon, 2020, https://arxiv.org/abs/2010.02502), and the U-Net has three scales and no attention.
+Answers   How good are the samples? not measured yet
+          How many steps does diffusion need? not measured yet
+          DDIM or DDPM? not measured yet
+          What does guidance do? not measured yet
+          Which noise schedule? not measured yet
+          What is averaging the weights worth? not measured yet
+
+    python -m recipes.generative.diffusion
+    python -m recipes.generative.diffusion --set steps=50
+    python -m recipes.generative.diffusion --try 2026
+"""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers, ops
+
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.images import in_characters
+from common.plots import MUTED, TRAINING, VALIDATION, mosaic, new, plain
+from common.samples import bounds, features_of, frechet_distance, mixture_samples, yardstick
+
+PROMISE = {
+    "figure": {"metric": "distance", "better": "lower"},
+    "monitor": {"metric": "val_loss", "better": "lower"},
+    "baseline": {"name": "a mixture of Gaussians", "metric": "mixture_distance"},
+    "published": {"value": 1.0, "source": "the recipe's own aim"},
+    "data": ["mnist"],
+}
+TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "channels": 8, "steps": 2, "few": 20, "longest": 5}
+VARIANTS = {"linear schedule": {"schedule": "linear"}, "without averaging": {"averaging": False}}
+PINNED = ("schedule", "steps", "few", "longest")  # The loss depends on the schedule; the others are for sampling.
+SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
+STEPS = 1000  # From a digit to noise, in training.
+ANY = 10  # Stands for a digit that is not told.
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 64, 55_000, default=55_000)  # Images read from each split, at most.
+    hp.Int("epochs", 1, 100, default=5)
+    hp.Choice("batch_size", [32, 64, 128, 256], default=64)
+    hp.Choice("schedule", ["cosine", "linear"], default="cosine")
+    hp.Int("channels", 8, 128, step=8, default=32)  # Of 14 x 14 places; twice as many of 7 x 7.
+    hp.Float("untold", 0.0, 0.5, default=0.1)  # The share of training images whose digit the network is not told.
+    hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
+    hp.Boolean("averaging", default=True)  # Whether sampling uses a moving average of the weights.
+    hp.Int("steps", 1, 1000, default=20)  # Of sampling.
+    hp.Int("few", 10, 10_000, default=250)  # Samples for each comparison of ways to sample.
+    hp.Int("longest", 1, 1000, default=1000)  # The most steps that are compared.
+    return hp
+
+
+def build_model(hp):
+    """The U-Net: noisy images (B, 28, 28, 1), digits (B,), 10 = any, and angles (B,) to velocities (B, 28, 28, 1)."""
+    noisy, digits = keras.Input((28, 28, 1), name="noisy"), keras.Input((), dtype="int32", name="digits")
+    angles, channels = keras.Input((), name="angles"), hp["channels"]
+    phases = angles[:, None] * np.geomspace(1, 1000, 32, dtype="float32")
+    waves = ops.concatenate([ops.sin(phases), ops.cos(phases)], axis=-1)
+    told = layers.Dense(4 * channels)(waves) + layers.Embedding(ANY + 1, 4 * channels)(digits)
+    told = ops.silu(told)  # (B, 4 * channels)
+
+    def block(inputs):
+        """Two convolutions, between which the block is told the angle and the digit, and a shortcut."""
+        width = inputs.shape[-1]
+        hidden = ops.relu(layers.LayerNormalization()(inputs))
+        hidden = layers.Conv2D(width, 3, padding="same")(hidden) + layers.Dense(width)(told)[:, None, None]
+        hidden = ops.relu(layers.LayerNormalization()(hidden))
+        return inputs + layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros")(hidden)
+
+    # Squares of 2 x 2 pixels become channels: full-size feature maps would cost several times as much.
+    fine = block(layers.Conv2D(channels, 3, padding="same")(ops.space_to_depth(noisy, 2)))  # (B, 14, 14, channels)
+    coarse = layers.Dense(2 * channels)(ops.space_to_depth(fine, 2))  # (B, 7, 7, 2 * channels)
+    coarse = block(block(coarse))
+    fine = fine + ops.depth_to_space(layers.Dense(4 * channels)(coarse), 2)
+    hidden = ops.relu(layers.LayerNormalization()(block(fine)))
+    velocity = ops.depth_to_space(layers.Conv2D(4, 3, padding="same", kernel_initializer="zeros")(hidden), 2)
+    network = keras.Model([noisy, digits, angles], velocity, name="denoiser")
+
+    model = Diffusion(network, hp["schedule"], hp["untold"])
+    optimizer = keras.optimizers.Adam(hp["learning_rate"], use_ema=hp["averaging"], ema_momentum=0.999)
+    model.compile(optimizer, steps_per_execution=16)  # `fit` ends by setting the weights to their averages.
+    return model
+
+
+class Diffusion(keras.Model):
+    """Trains a network to see through noise, from images (B, 28, 28, 1), 255 = ink, and their digits (B,)."""
+
+    def __init__(self, network, schedule, untold):
+        super().__init__(name="diffusion")
+        self.network, self.schedule, self.untold = network, schedule, untold
+        self.seed = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """The velocities that the network predicts; adds their mean squared error to the losses."""
+        images, digits = inputs
+        images = ops.cast(images, "float32") / 127.5 - 1
+        steps = keras.random.randint(ops.shape(digits), 1, STEPS + 1, seed=self.seed)
+        noise = keras.random.normal(ops.shape(images), seed=self.seed)
+        if training:
+            untold = keras.random.uniform(ops.shape(digits), seed=self.seed) < self.untold
+            digits = ops.where(untold, ANY, ops.cast(digits, "int32"))
+        angles = ops.take(angles_of(self.schedule), steps)
+        signal, spread = (each(angles)[:, None, None, None] for each in (ops.cos, ops.sin))
+        predicted = self.network([signal * images + spread * noise, digits, angles])
+        self.add_loss(ops.mean(ops.square(signal * noise - spread * images - predicted)))
+        return predicted
+
+
+def angles_of(schedule):
+    """The angle, from 0 = image to pi / 2 = noise, after 0, 1, ..., 1000 steps: (1001,).
+
+    A noisy image is the image times the angle's cosine plus noise times its sine; the squared cosine is called alpha
+    bar in papers. "linear" is section 4 of Ho et al.; "cosine" is equation 17 of Nichol, Dhariwal: Improved Denoising
+    Diffusion Probabilistic Models, 2021, https://arxiv.org/abs/2102.09672.
+    """
+    if schedule == "linear":
+        left = np.cumprod([1, *(1 - np.linspace(1e-4, 0.02, STEPS))])
+        return np.arccos(np.sqrt(left)).astype("float32")
+    left = np.cos((np.linspace(0, 1, STEPS + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.arccos(np.sqrt(left / left[0])).astype("float32")
+
+
+def load_data(hp, split):
+    """Batches of images (B, 28, 28, 1), uint8, 255 = ink, and digits (B,), both of them inputs."""
+    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    dataset = dataset.map(lambda image, digit: ((image, digit),)).cache()
+    return (shuffle(dataset) if split == "train" else dataset).batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def read(hp, split):
+    """A whole split's images (N, 28, 28, 1), from 0 = paper to 1 = ink."""
+    return np.concatenate([images for ((images, _),) in load_data(hp, split).as_numpy_iterator()]) / np.float32(255)
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed` and returns the network."""
+    keras.utils.set_random_seed(seed)
+    model = build_model(hp)
+    model.fit(
+        load_data(hp, "train"),
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=[OneCycle(), *callbacks],
+        shuffle=False,  # `load_data` did.
+    )
+    return model.network
+
+
+def less_noisy(network, noisy, digits, now, later, guidance=0.0, eta=0.0, seed=None):
+    """One step of sampling, from images (B, 28, 28, 1) at the angle `now` to images at the smaller one `later`.
+
+    Equation 12 of Song et al.: DDIM for eta = 0, the DDPM of Ho et al. for eta = 1. guidance: how far predictions for
+    the digits are driven away from those for any digit (Ho, Salimans: Classifier-Free Diffusion Guidance, 2022,
+    https://arxiv.org/abs/2207.12598, equation 6).
+    """
+    angles = tf.fill(tf.shape(digits), now)
+    velocity = network([noisy, digits, angles])
+    if guidance:
+        velocity += guidance * (velocity - network([noisy, tf.fill(tf.shape(digits), ANY), angles]))
+    image = tf.clip_by_value(tf.cos(now) * noisy - tf.sin(now) * velocity, -1, 1)
+    noise = (noisy - tf.cos(now) * image) / tf.sin(now)
+    if eta:
+        share = eta * tf.sqrt(1 - (tf.cos(now) / tf.cos(later)) ** 2) / tf.sin(now)  # Equation 16, over sin(later).
+        fresh = keras.random.normal(tf.shape(noise), seed=seed)
+        noise = tf.sqrt(tf.nn.relu(1 - share**2)) * noise + share * fresh
+    return tf.cos(later) * image + tf.sin(later) * noise
+
+
+def path_of(schedule, steps):
+    """The angles that sampling passes through, from noise to the image: (steps + 1,)."""
+    return angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).round().astype(int)]
+
+
+@functools.lru_cache(maxsize=32)  # `evaluate` and `show` look at the same samples.
+def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0):
+    """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones."""
+    path, seed = tf.constant(path_of(schedule, steps)), keras.random.SeedGenerator(0)
+
+    @tf.function(reduce_retracing=True)
+    def denoise(digits):
+        noisy = keras.random.normal((tf.shape(digits)[0], 28, 28, 1), seed=seed)
+        for step in tf.range(steps):
+            noisy = less_noisy(network, noisy, digits, path[step], path[step + 1], guidance, eta, seed)
+        return noisy
+
+    batches = tf.data.Dataset.from_tensor_slices(np.array(digits, "int32")).batch(250)
+    return (np.concatenate([denoise(batch) for batch in batches]) + 1) / 2
+
+
+def asked(count):
+    """The digits (a tuple of `count`) to draw, all of them equally often."""
+    return tuple(np.arange(count) % 10)
+
+
+def by_steps(network, hp, features):
+    """The distance of a few samples from real images' features, {("DDIM", steps): distance}, and with DDPM."""
+    numbers, digits = [number for number in (5, 10, 20, 50, 100) if number < hp["longest"]], asked(hp["few"])
+    ways = [(name, number) for name in ("DDIM", "DDPM") for number in numbers] + [("DDPM", hp["longest"])]
+    made = [generate(network, digits, number, hp["schedule"], eta=float(name == "DDPM")) for name, number in ways]
+    return {way: frechet_distance(features_of(images)[0], features) for way, images in zip(ways, made)}
+
+
+def evaluate(network, hp):
+    """How good samples are, by number of steps and by strength of guidance, and the baseline's."""
+    training, images = read(hp, "train"), read(hp, "test")
+    features, _ = features_of(images)
+    made = generate(network, asked(len(images)), hp["steps"], hp["schedule"])
+    mixture = yardstick(mixture_samples(training, len(images)), images)
+    results = {
+        **yardstick(made, images),
+        **{f"mixture_{name}": value for name, value in mixture.items()},
+        **bounds(training, images),
+        "few_training_distance": frechet_distance(features_of(training[: hp["few"]])[0], features),
+    }
+    results |= {f"{name}-{steps}-distance": value for (name, steps), value in by_steps(network, hp, features).items()}
+    digits = asked(4 * hp["few"])
+    for guidance in (0, 1, 3):
+        made = generate(network, digits, hp["steps"], hp["schedule"], float(guidance))
+        results |= {f"guidance-{guidance}-{name}": value for name, value in yardstick(made, images).items()}
+        results[f"guidance-{guidance}-accuracy"] = float(np.mean(features_of(made)[1] == digits))
+    return results
+
+
+def predict(model, assets, inputs):
+    """Draws numbers: each input is a number, such as "2026", each output its digits side by side, in characters.
+
+    There are no assets. Raises ValueError for an input that has other characters than digits.
+
+        model = keras.models.load_model("model.keras")
+        assets = {}
+        predict(model, assets, ["2026"])
+    """
+    drawn = [generate(model, tuple(map(int, text))) for text in inputs]
+    return [in_characters(np.concatenate(images, axis=1)) for images in drawn]
+
+
+def show(network, hp):
+    """Samples, the digits at each step from noise, what guidance does, and the distance by number of steps."""
+    path, digits = path_of(hp["schedule"], hp["steps"]), tf.range(10)
+    strip = [keras.random.normal((10, 28, 28, 1), seed=0)]
+    for now, later in zip(path, path[1:]):
+        strip.append(less_noisy(network, strip[-1], digits, now, later))
+    columns = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5  # A row for each digit.
+    guided = [generate(network, asked(40), hp["steps"], hp["schedule"], float(guidance)) for guidance in (0, 1, 3)]
+    features, _ = features_of(read(hp, "validation"))
+    picture, ax = new(7, 4)
+    for name, colour in (("DDIM", VALIDATION), ("DDPM", TRAINING)):
+        points = {steps: value for (way, steps), value in by_steps(network, hp, features).items() if way == name}
+        ax.plot(points.keys(), points.values(), "o-", color=colour, label=name)
+    few = frechet_distance(features_of(read(hp, "train")[: hp["few"]])[0], features)
+    ax.axhline(few, color=MUTED, label=f"{hp['few']} training images")
+    plain(ax).set(xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance of a few samples")
+    ax.legend(frameon=False)
+    return {
+        "samples": mosaic(generate(network, asked(120), hp["steps"], hp["schedule"]), 20, "Digits that were asked for"),
+        "process": mosaic(columns, hp["steps"] + 1, "From noise to digits: each row in steps of DDIM"),
+        "guidance": mosaic(np.concatenate(guided), 20, "Two rows each with guidance 0, 1 and 3"),
+        "steps": picture,
+    }
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

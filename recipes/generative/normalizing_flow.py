@@ -1,0 +1,279 @@
+"""RealNVP, a normalizing flow, turns digits into Gaussian noise and back, so that the density of a digit is exact.
+
+Result    not measured yet
+Baseline  a histogram of the grey levels of a pixel, given how dark four of its neighbours are
+Published 1.06 bits per dimension, RealNVP in table 2 of Grathwohl et al.: FFJORD, 2018,
+          https://arxiv.org/abs/1810.01367, likewise of grey levels with uniform noise
+Paper     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2016, https://arxiv.org/abs/1605.08803. Here
+          all couplings act on squeezed images, where a checkerboard is two of four channels, and their networks are
+          three plain layers, not residual networks, that know where they are; there is no batch normalization.
+Answers   What does the flow gain over counting? not measured yet
+          Is it invertible in practice? not measured yet
+          What does depth gain? not measured yet
+          What does it gain by knowing places in the image? not measured yet
+          Does the margin of the logit transform matter? not measured yet
+          What does temperature change? not measured yet
+
+    python -m recipes.generative.normalizing_flow
+    python -m recipes.generative.normalizing_flow --set temperature=0.5
+    python -m recipes.generative.normalizing_flow --try digit.png
+"""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers, ops
+from sklearn import cluster
+
+from common.callbacks import OneCycle
+from common.data import shuffle
+from common.images import load_object
+from common.plots import mosaic
+from common.samples import bounds, yardstick
+
+PROMISE = {
+    "figure": {"metric": "bits_per_dimension", "better": "lower"},
+    "monitor": {"metric": "val_loss", "better": "lower"},
+    "baseline": {"name": "histograms given four neighbours", "metric": "histogram_bits_per_dimension"},
+    "published": {"value": 1.06, "source": "RealNVP in Grathwohl et al. 2018"},
+    "data": ["mnist"],
+}
+TINY = {"examples": 150, "epochs": 2, "couplings": 2, "channels": 4}
+VARIANTS = {
+    "4 couplings": {"couplings": 4},
+    "a margin of 1e-6": {"margin": 1e-6},
+    "no places": {"places": False},
+}
+PINNED = ("temperature",)  # Training does not depend on it.
+SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
+SIDE = 28
+MASKS = [
+    [1, 0, 0, 1],
+    [0, 1, 1, 0],
+    [1, 1, 0, 0],
+    [0, 0, 1, 1],
+    [1, 0, 1, 0],
+    [0, 1, 0, 1],
+]  # Which pixels of a square of 2 x 2 are read.
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 100, 55_000, default=55_000)  # Images read from each split, at most.
+    hp.Int("epochs", 1, 500, default=20)
+    hp.Choice("batch_size", [32, 64, 128, 256], default=64)
+    hp.Int("couplings", 1, 24, default=6)  # At each of the two scales.
+    hp.Int("channels", 4, 256, default=32)  # Of a coupling's hidden layers.
+    hp.Boolean("places", default=True)  # Whether every place in the image has biases of its own.
+    hp.Float("margin", 1e-6, 0.2, sampling="log", default=0.05)  # Called alpha in section 4.1 of the paper.
+    hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=3e-3)  # The peak of the one-cycle schedule.
+    hp.Float("temperature", 0.0, 1.0, default=0.7)  # The noise's standard deviation, for cooler samples.
+    return hp
+
+
+def build_model(hp):
+    """The flow from pixels (B, 28, 28, 1) in (0, 1) to latents (B, 784) and log-determinants (B,), and its inverse."""
+    masks = list(itertools.islice(itertools.cycle(MASKS), hp["couplings"]))
+    scales = [[coupling(*size, mask, hp) for mask in masks] for size in ((SIDE // 2, 4), (SIDE // 4, 8))]
+    pixels = keras.Input((SIDE, SIDE, 1), name="pixels")
+    forward = keras.Model(pixels, encode(pixels, scales, hp["margin"]), name="normalizing_flow")
+    latents = keras.Input((SIDE * SIDE,), name="latents")
+    inverse = keras.Model(latents, decode(latents, scales, hp["margin"]), name="inverse")
+    model = Likelihood(forward, inverse)
+    model.compile(keras.optimizers.Adam(hp["learning_rate"], global_clipnorm=1.0), steps_per_execution=16)
+    return model
+
+
+def coupling(side, channels, mask, hp):
+    """From values (B, side, side, channels) to log-scale and shift: 0 where the mask is 1, and made of those values."""
+    rows = np.eye(channels, dtype="float32")  # One for each channel.
+    mask = np.repeat(mask, channels // 4)
+    kept, changed = rows[mask == 1], rows[mask == 0]
+    values = keras.Input((side, side, channels))
+    hidden = ops.matmul(values, kept.T)  # (B, side, side, channels / 2)
+    hidden = layers.Conv2D(hp["channels"], 3, padding="same", activation="relu")(hidden)
+    shape, biases = (side, side, hp["channels"]), "hwd" if hp["places"] else "d"
+    hidden = layers.EinsumDense("bhwc,cd->bhwd", shape, bias_axes=biases, activation="relu")(hidden)
+    # All couplings begin as the identity.
+    outputs = layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros")(hidden)
+    log_scale, shift = ops.split(outputs, 2, axis=-1)
+    return keras.Model(values, [ops.matmul(2 * ops.tanh(log_scale / 2), changed), ops.matmul(shift, changed)])
+
+
+def encode(pixels, scales, margin):
+    """Pixels (B, 28, 28, 1) to latents (B, 784), and the logarithms (B,) of the determinants of the Jacobian."""
+    inner = margin + (1 - 2 * margin) * pixels
+    values = ops.log(inner) - ops.log(1 - inner)
+    log_slopes = -ops.log(inner) - ops.log(1 - inner) + math.log(1 - 2 * margin)
+    log_determinants = ops.sum(log_slopes, axis=(1, 2, 3))
+    finished = []
+    for couplings in scales:
+        values = ops.space_to_depth(values, 2)
+        for each in couplings:
+            log_scale, shift = each(values)
+            values = values * ops.exp(log_scale) + shift  # Equation 9 of the paper.
+            log_determinants += ops.sum(log_scale, axis=(1, 2, 3))
+        values, half = ops.split(values, 2, axis=-1)  # Half of the values are factored out (section 3.6).
+        finished.append(layers.Flatten()(half))
+    return ops.concatenate([*finished, layers.Flatten()(values)], axis=1), log_determinants
+
+
+def decode(latents, scales, margin):
+    """Latents (B, 784) to pixels (B, 28, 28, 1): the steps of `encode`, undone in reverse order."""
+    *finished, values = ops.split(latents, [SIDE * SIDE // 2, SIDE * SIDE * 3 // 4], axis=1)
+    for couplings, half in zip(reversed(scales), reversed(finished)):
+        _, side, _, channels = couplings[0].input_shape
+        halves = [ops.reshape(each, (-1, side, side, channels // 2)) for each in (values, half)]
+        values = ops.concatenate(halves, axis=-1)
+        for each in reversed(couplings):
+            log_scale, shift = each(values)  # The masked values, from which these follow, are as they were.
+            values = (values - shift) * ops.exp(-log_scale)
+        values = ops.depth_to_space(values, 2)
+    return (ops.sigmoid(values) - margin) / (1 - 2 * margin)
+
+
+class Likelihood(keras.Model):
+    """Trains a flow by maximum likelihood: the loss is the mean number of bits per dimension."""
+
+    def __init__(self, forward, inverse):
+        super().__init__(name=forward.name)
+        self.forward, self.inverse = forward, inverse
+        self.seed = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, images):
+        pixels = dequantize(images, keras.random.uniform(ops.shape(images), seed=self.seed))
+        bits = bits_per_dimension(*self.forward(pixels))
+        self.add_loss(ops.mean(bits))
+        return bits
+
+
+def dequantize(images, noise):
+    """Pixels in (0, 1) of grey levels 0 to 255 with uniform noise from 0 to 1, whose density has no infinite peaks."""
+    return (ops.cast(images, "float32") + noise) / 256
+
+
+def bits_per_dimension(latents, log_determinants):
+    """Minus the binary logarithm of the density of a grey level with noise, (B,), by the change of variables.
+
+    On average this bounds the bits of the grey levels themselves from above (Theis, van den Oord, Bethge: A Note on the
+    Evaluation of Generative Models, 2015, https://arxiv.org/abs/1511.01844, section 3.1).
+    """
+    nats = ops.sum(ops.square(latents) + np.log(2 * np.pi), axis=1) / 2 - log_determinants
+    return nats / np.log(2) / (SIDE * SIDE) + 8  # A grey level is 1/256 wide.
+
+
+def load_data(hp, split):
+    """Batches of images (B, 28, 28, 1), uint8, 255 = ink."""
+    dataset = tf.data.Dataset.from_tensor_slices(read(hp, split))
+    return (shuffle(dataset) if split == "train" else dataset).batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+
+def read(hp, split):
+    """A whole split: images (N, 28, 28, 1), uint8, 255 = ink."""
+    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    return np.stack([image for image, _ in dataset.as_numpy_iterator()])
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed` and returns the flow and its inverse, which share their weights."""
+    keras.utils.set_random_seed(seed)
+    model = build_model(hp)
+    model.fit(
+        load_data(hp, "train"),
+        validation_data=load_data(hp, "validation"),
+        epochs=hp["epochs"],
+        callbacks=[OneCycle(), *callbacks],
+        shuffle=False,  # `load_data` did.
+    )
+    return {"model": model.forward, "inverse": model.inverse}
+
+
+def evaluate(models, hp):
+    """Bits per dimension of the flow and the baseline, how exactly it inverts, and the figures of its samples."""
+    training, images = read(hp, "train"), read(hp, "test")
+    pixels = with_noise(images)
+    latents, log_determinants = models["model"].predict(pixels, batch_size=500, verbose=0)
+    cool = yardstick(sample(models["inverse"], len(images), hp["temperature"]), images / 255)
+    return {
+        "bits_per_dimension": float(ops.mean(bits_per_dimension(latents, log_determinants))),
+        "histogram_bits_per_dimension": float(np.mean(histogram_bits(training, images))),
+        "inversion_error": 256 * np.abs(models["inverse"].predict(latents, batch_size=500, verbose=0) - pixels).max(),
+        **yardstick(sample(models["inverse"], len(images)), images / 255),
+        **{f"cool_{name}": value for name, value in cool.items()},
+        **bounds(training / 255, images / 255),
+    }
+
+
+def with_noise(images, seed=0):
+    """Pixels (N, 28, 28, 1) of images, with the same noise in every call."""
+    noise = np.random.default_rng(seed).random(images.shape, dtype="float32")
+    return ops.convert_to_numpy(dequantize(images, noise))
+
+
+def histogram_bits(training, images, prior=20):
+    """The baseline: bits per dimension (N,) by a histogram of grey levels for each context of four earlier pixels.
+
+    It starts from `prior` pixels distributed as in the context of the left and upper ones alone, which in turn starts
+    from the grey levels of all pixels.
+    """
+    (pairs, fours), density = contexts(training), np.full((1, 256), 1 / 256)
+    for numbers, size in ((0 * pairs, 1), (pairs, 25), (fours, 225)):
+        counts = np.bincount(256 * numbers.ravel() + training.ravel(), minlength=256 * size).reshape(size, 256)
+        coarser = np.repeat(density, size // len(density), axis=0)
+        density = (counts + prior * coarser) / (counts.sum(axis=1, keepdims=True) + prior)
+    return -np.log2(density[contexts(images)[1], images[..., 0]]).mean(axis=(1, 2))
+
+
+def contexts(images):
+    """A number (N, 28, 28) from 0 to 24 for the left and upper neighbours, and one from 0 to 224 for all four."""
+    padded = np.pad(images[..., 0], ((0, 0), (1, 0), (1, 1)))
+    fine, coarse = [1, 64, 192, 250], [1, 128]
+    pairs = 5 * np.digitize(padded[:, 1:, :-2], fine) + np.digitize(padded[:, :-1, 1:-1], fine)
+    corners = 3 * np.digitize(padded[:, :-1, :-2], coarse) + np.digitize(padded[:, :-1, 2:], coarse)
+    return pairs, 9 * pairs + corners
+
+
+def sample(inverse, count, temperature=1.0):
+    """Generated images (count, 28, 28, 1), from 0 to 1; every call gives the same ones."""
+    noise = np.random.default_rng(0).standard_normal((count, SIDE * SIDE), dtype="float32")
+    return inverse.predict(temperature * noise, batch_size=500, verbose=0).clip(0, 1)
+
+
+def predict(model, assets, inputs):
+    """How probable a digit is: each input is the path of an image file, each output its bits per dimension.
+
+    Untypical digits have more; simple strokes can have fewer. An image shows one digit, dark on light or light on dark,
+    at any size and position; there are no assets. Raises ValueError for a file that is not an image, or that shows
+    nothing.
+
+        model = keras.models.load_model("model.keras")
+        assets = {}
+        predict(model, assets, ["seven.png"])
+    """
+    pixels = np.concatenate([with_noise(load_object(path, length=20)[None]) for path in inputs])
+    return [f"{bits:.2f} bits per dimension" for bits in bits_per_dimension(*model.predict(pixels, verbose=0))]
+
+
+def show(models, hp):
+    """Samples at several temperatures, and paths through latent space between validation digits."""
+    noise = [sample(models["inverse"], 20, temperature) for temperature in (0.4, 0.6, 0.8, 1.0)]
+    images = read(hp, "validation")[:16]
+    latents, _ = models["model"].predict(with_noise(images), verbose=0)
+    share = np.linspace(0, 1, 12)[:, None]
+    between = np.concatenate([start + share * (end - start) for start, end in zip(latents[::2], latents[1::2])])
+    morphed = models["inverse"].predict(between.astype("float32"), verbose=0).clip(0, 1)
+    return {
+        "samples": mosaic(np.concatenate(noise), 20, "Samples at temperature 0.4, 0.6, 0.8 and 1.0, one in each row"),
+        "interpolations": mosaic(morphed, 12, "On the straight line in latent space between two validation digits"),
+    }
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

@@ -1,0 +1,1 @@
+"""Transformers: attention instead of recurrence."""

@@ -1,0 +1,280 @@
+"""A small BERT learns to fill in masked words of movie reviews, and is then fine-tuned on reviews, sentences and pairs.
+
+Result    not measured yet
+Baseline  logistic regression on TF-IDF features of words and word pairs of the whole text, with the same labels
+Published 0.9282, DistilBERT: https://arxiv.org/abs/1910.01108, 66 M parameters, here 0.9 M; more text; all reviews.
+          Pretrained on imdb_reviews, as here: 0.844, https://keras.io/examples/nlp/masked_language_modeling
+Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805. Here the blocks normalize their inputs, a
+          convolution widens the embeddings, no next sentence is predicted, and means and maxima are classified.
+Answers   What does pretraining add? not measured yet
+          Does what was learned from reviews help on GLUE? not measured yet
+          How often is a masked piece filled in correctly? not measured yet
+
+    python -m recipes.transformers.bert
+"""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from keras import layers, ops
+from scipy import sparse
+from sklearn import metrics
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils import resample
+from tokenizers import AddedToken, Tokenizer
+
+from common.callbacks import OneCycle
+from common.data import bucket, shuffle
+from common.plots import new, plain
+from common.text import byte_pair_tokenizer, logistic_regression, tokens_of
+
+PROMISE = {
+    "figure": {"metric": "accuracy", "better": "higher"},
+    "monitor": {"metric": "val_accuracy", "better": "higher"},
+    "baseline": {"name": "TF-IDF and logistic regression", "metric": "tfidf_accuracy"},
+    "published": {"value": 0.9282, "source": "Sanh et al. 2019, DistilBERT"},
+    "data": ["imdb_reviews", "glue/sst2", "glue/cola", "glue/mrpc"],
+}
+TINY = {"examples": 130, "glue": 0, "blocks": 1, "units": 32, "pretraining_epochs": 2, "epoch_steps": 3, "steps": 3}
+VARIANTS = {"no convolution": {"kernel_size": 1}}
+PINNED = ("glue", "pretraining_epochs", "epoch_steps", "steps")
+SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test[:20%]", "glue_test": "validation"}
+TASKS = {  # Data set and texts; in how many texts a term of the baseline must occur; passes over the labelled examples.
+    "mrpc": ("glue/mrpc", ("sentence1", "sentence2"), 1, 3),
+    "cola": ("glue/cola", ("sentence",), 1, 3),
+    "sst2": ("glue/sst2", ("sentence",), 1, 1),
+    "imdb": ("imdb_reviews", ("text",), 5, 1),
+}
+LABELS = (100, 1_000, 22_500)  # Of imdb; of GLUE's tasks, all are used.
+SPECIAL = ("[PAD]", AddedToken("[MASK]", lstrip=True), "[SEP]", "[UNK]")  # Tokens 0 to 3.
+MASK, SEPARATOR, VOCABULARY_SIZE, LENGTH = 1, 2, 8_000, 128  # Of a longer text, the network reads the last 128 pieces.
+
+
+def configure(hp):
+    """Every hyperparameter: its default is the recipe's setting, its range the search space."""
+    hp.Int("examples", 64, 70_000, default=70_000)  # Texts read from each split, at most.
+    hp.Int("glue", 0, 3, default=3)  # Tasks besides imdb; GLUE's own test answers are secret.
+    hp.Int("kernel_size", 1, 7, step=2, default=3)  # Of the convolution; 1 widens each piece's embedding by itself.
+    hp.Int("units", 32, 512, step=32, default=128)  # Twice the size of the embeddings.
+    hp.Int("blocks", 1, 4, default=2)
+    hp.Int("batch_size", 16, 256, step=16, default=32)
+    hp.Int("pretraining_epochs", 1, 100, default=12)
+    hp.Int("epoch_steps", 3, 1_000, default=200)
+    hp.Float("masked", 0.05, 0.5, default=0.15)  # Share of the places that are predicted.
+    hp.Float("pretraining_rate", 1e-4, 1e-2, sampling="log", default=3e-3)
+    hp.Int("steps", 3, 1_000, default=100)  # The fewest updates, so that few labels get more passes.
+    hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=1e-3)  # For training from scratch.
+    hp.Float("fine_tuning_rate", 1e-5, 1e-2, sampling="log", default=5e-4)
+    hp.Float("word_dropout", 0.0, 0.7, default=0.1)  # Share of pieces dropped as a whole, in classifiers.
+    return hp
+
+
+def build_encoder(hp, word_dropout=0.0):
+    """Tokens (B, T), 0 = padding, to states (B, T, units)."""
+    units, size = hp["units"], hp["units"] // 2
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    real = ops.not_equal(tokens, 0)  # (B, T), True = a piece
+    small = keras.initializers.RandomNormal(stddev=size**-0.5)  # The softmax shares these weights.
+    embedding = layers.ReversibleEmbedding(VOCABULARY_SIZE, size, embeddings_initializer=small, name="embedding")
+    pieces = layers.Rescaling(size**0.5)(embedding(tokens)) * ops.cast(real, "float32")[..., None]  # Of unit scale.
+    pieces = layers.Dropout(word_dropout, noise_shape=(None, None, 1))(pieces)
+    place = ops.minimum(ops.cumsum(ops.ones_like(tokens), axis=1), LENGTH) - 1  # (B, T): 0, 1, 2 and so on
+    hidden = layers.Conv1D(units, hp["kernel_size"], padding="same", name="widen")(pieces)
+    hidden = hidden + layers.Embedding(LENGTH, units, name="positions")(place)
+    for _ in range(hp["blocks"]):
+        normalized = layers.LayerNormalization()(hidden)
+        attention = layers.MultiHeadAttention(num_heads=units // 32, key_dim=32)
+        hidden = hidden + attention(normalized, normalized, attention_mask=real[:, None])
+        inner = layers.Dense(4 * units, activation="gelu")(layers.LayerNormalization()(hidden))
+        hidden = hidden + layers.Dense(units)(inner)
+    return keras.Model(tokens, layers.LayerNormalization()(hidden), name="encoder")
+
+
+def build_model(hp, name="classifier", learning_rate=None):
+    """Tokens (B, T), 0 = padding, to the probability of class 1 (B, 1), from random weights."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    real = ops.not_equal(tokens, 0)
+    states = build_encoder(hp, hp["word_dropout"])(tokens)  # (B, T, units)
+    mean = layers.GlobalAveragePooling1D()(states, mask=real)
+    maximum = ops.max(ops.where(real[..., None], states, -1e9), axis=1)
+    features = layers.Concatenate(name="features")([mean, maximum])  # (B, 2 units)
+    model = keras.Model(tokens, layers.Dense(1, activation="sigmoid", name="head")(features), name=name)
+    optimizer = keras.optimizers.AdamW(learning_rate or hp["learning_rate"], weight_decay=0.01, clipnorm=1.0)
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=False)  # All shapes differ.
+    return model
+
+
+class MaskedWords(keras.Model):
+    """Fills in, from tokens (B, T) and places (B, P) to logits (B, P, V), what each step of training masks anew."""
+
+    def train_step(self, tokens):
+        """Changes a share of the tokens (B, T), 80% of them to [MASK] and 10% at random, and learns to undo that."""
+        shape, uniform = ops.shape(tokens), functools.partial(keras.random.uniform, seed=self.seed)
+        rank = uniform(shape) + ops.cast(tokens >= len(SPECIAL), "float32")
+        ranks, places = ops.top_k(rank, round(self.share * LENGTH))  # (B, P) each, the highest first.
+        kind, drawn = uniform(shape), keras.random.randint(shape, len(SPECIAL), VOCABULARY_SIZE, seed=self.seed)
+        changed = ops.where(kind < 0.8, MASK, ops.where(kind < 0.9, drawn, tokens))
+        masked = ops.where(rank >= ranks[:, -1:], changed, tokens)
+        return super().train_step(((masked, places), ops.take_along_axis(tokens, places, axis=1)))
+
+
+@functools.cache
+def read(split, examples, task="imdb"):
+    """The split's texts, tuples of one str or, of pairs, two; their labels (N,), 0 or 1."""
+    name, fields, *_ = TASKS[task]
+    part = SPLITS.get(f"{name.split('/')[0]}_{split}", SPLITS[split])
+    columns = tfds.load(name, split=part).take(examples).batch(examples).get_single_element()
+    texts = [[text.decode().replace("<br />", " ") for text in columns[field].numpy()] for field in fields]
+    return list(zip(*texts)), columns["label"].numpy()
+
+
+@functools.cache
+def learn(examples, task="imdb"):
+    """From the task's training texts: a tokenizer, of pieces of words; TF-IDF of words, marks and pairs of both."""
+    texts = [text for each in read("train", examples, task)[0] for text in each]
+    options = {"token_pattern": r"[a-z0-9']+|[!?.,]", "ngram_range": (1, 2), "sublinear_tf": True}
+    vectorizer = TfidfVectorizer(min_df=TASKS[task][2], **options).fit(texts)
+    return byte_pair_tokenizer(texts, VOCABULARY_SIZE, SPECIAL, lowercase=True), vectorizer
+
+
+@functools.cache
+def prepare(split, examples, task="imdb"):
+    """The split's tokens (N, None), ragged; features of the baseline (N, terms), sparse; labels (N,)."""
+    texts, labels = read(split, examples, task)
+    ends = ["[SEP]".join(text[-10 * LENGTH :] for text in each) for each in texts]  # Enough characters.
+    terms, *others = (learn(examples, task)[1].transform(column) for column in zip(*texts))
+    for other in others:  # What differs, what both have in common, and how much.
+        terms = sparse.hstack([abs(terms - other), terms.minimum(other), terms.multiply(other).sum(axis=1)], "csr")
+    return tokens_of(learn(examples)[0], ends, slice(-LENGTH, None)), terms, labels
+
+
+def load_data(hp, split, task="imdb", chosen=slice(None)):
+    """Batches of tokens (B, T), 0 = padding, and labels (B,), of all or the chosen examples."""
+    tokens, _, labels = prepare(split, hp["examples"], task)
+    tokens, labels = tf.gather(tokens, np.arange(len(labels))[chosen]), labels[chosen]
+    batches = bucket((tokens, labels), tokens.row_lengths(), (8, 16, 32, 64), hp["batch_size"], split == "train")
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def pretrain(hp, **options):
+    """Trains on masked text; returns the base: tokens (B, T) to states (B, T, units) and logits (B, T, V)."""
+    reviews = [text for (text,) in read("train", hp["examples"])[0]]
+    tokens = tokens_of(learn(hp["examples"])[0], reviews, end=[SEPARATOR]).flat_values
+    rows = tf.reshape(tokens[: len(tokens) // LENGTH * LENGTH], (-1, LENGTH))
+    batches = shuffle(tf.data.Dataset.from_tensor_slices(rows)).batch(hp["batch_size"], drop_remainder=True)
+    encoder, places = build_encoder(hp), keras.Input((None,), dtype="int32", name="places")
+    guess = layers.Dense(hp["units"] // 2, activation="gelu", name="guess")
+    normalize, embedding = layers.LayerNormalization(name="guess_norm"), encoder.get_layer("embedding")
+    some = ops.take_along_axis(encoder.output, places[..., None], axis=1)  # (B, P, units)
+    logits, some_logits = (embedding(normalize(guess(states)), reverse=True) for states in (encoder.output, some))
+    model = MaskedWords([encoder.input, places], some_logits, name="masked-words")
+    model.share, model.seed = hp["masked"], keras.random.SeedGenerator()
+    optimizer = keras.optimizers.AdamW(hp["pretraining_rate"], weight_decay=0.01, clipnorm=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False, steps_per_execution=8)
+    model.fit(batches.repeat().take(hp["epoch_steps"]), epochs=hp["pretraining_epochs"], **options)
+    return keras.Model(encoder.input, [encoder.output, logits], name="base")
+
+
+def train(hp, seed, callbacks=()):
+    """Trains from `seed`; returns classifiers by name, the base, and as "model" what `predict` needs of both."""
+    keras.utils.set_random_seed(seed)
+    options = {"callbacks": [OneCycle(), *callbacks], "shuffle": False}  # The data are shuffled.
+    base = pretrain(hp, **options)
+    models, encoder = {"base": base}, keras.Model(base.input, base.outputs[0])
+    for stage in [*list(TASKS)[: hp["glue"]], *(count for count in LABELS if count <= hp["examples"])]:
+        task = "imdb" if stage in LABELS else stage
+        (_, terms, labels), known = (prepare(split, hp["examples"], task) for split in ("train", "validation"))
+        size, state = stage if stage in LABELS else len(labels), np.random.RandomState([seed, 0])
+        chosen = resample(np.arange(len(labels)), replace=False, n_samples=size, stratify=labels, random_state=state)
+        batches, validation = load_data(hp, "train", task, chosen), load_data(hp, "validation", task)
+        scratch, frozen = (build_model(hp, f"{kind}-{stage}") for kind in ("scratch", "frozen"))
+        tuned = build_model(hp, f"fine-tuned-{stage}", hp["fine_tuning_rate"])
+        frozen.get_layer("encoder").set_weights(encoder.get_weights())
+        pool = keras.Model(frozen.input, frozen.get_layer("features").output)  # `predict` would compile every shape.
+        pairs = ([(pool(tokens), labels) for tokens, labels in data] for data in (batches, validation))
+        features = [np.concatenate(part) for each in pairs for part in zip(*each)]  # And labels; then of validation.
+        head = logistic_regression(*features, (0.01, 0.1, 1, 10))
+        frozen.get_layer("head").set_weights([head.coef_.T, head.intercept_])
+        tuned.set_weights(frozen.get_weights())
+        for network in (scratch, tuned):
+            updates = batches.repeat().take(max(hp["steps"], TASKS[task][3] * len(batches)))
+            network.fit(updates, validation_data=validation, **options)
+        linear = logistic_regression(terms[chosen], labels[chosen], *known[1:], (1, 10, 100), naive_bayes=True)
+        bag = [keras.Input(terms.shape[1:], sparse=True), layers.Dense(1, "sigmoid")]
+        bag = keras.Sequential(bag, name=f"tfidf-{stage}")
+        bag.compile(jit_compile=False)
+        bag.set_weights([linear.coef_.T, linear.intercept_])
+        models |= {each.name: each for each in (scratch, frozen, tuned, bag)}
+    return {**models, "model": keras.Model(tuned.input, [tuned.output, base(tuned.input)[1]], name="bert")}
+
+
+def score(models, hp, split):
+    """The accuracy, in CoLA the Matthews correlation, of every classifier, by name."""
+    found = {}
+    for name in models.keys() - {"base", "model"}:
+        kind, stage = name.rsplit("-", 1)
+        tokens, terms, labels = prepare(split, hp["examples"], stage if stage in TASKS else "imdb")
+        inputs = terms if kind == "tfidf" else tokens.to_tensor().numpy()
+        measure = metrics.matthews_corrcoef if stage == "cola" else metrics.accuracy_score
+        found[name] = measure(labels, models[name].predict(inputs, batch_size=128, verbose=0)[:, 0] > 0.5)
+    return dict(sorted(found.items()))
+
+
+def evaluate(models, hp):
+    """Scores on test; how many masked pieces are filled in correctly there, and how many by the commonest piece."""
+    found, tokens = score(models, hp, "test"), prepare("test", hp["examples"])[0].to_tensor().numpy()[:1_000]
+    asked = (np.arange(tokens.shape[1]) % 7 == 3) & (tokens >= len(SPECIAL))
+    parts = np.array_split(np.where(asked, MASK, tokens), 50)  # All logits at once would need gigabytes.
+    filled = np.concatenate([ops.argmax(models["base"](part)[1], axis=-1) for part in parts])[asked]
+    right, most = tokens[asked], max(count for count in LABELS if count <= hp["examples"])
+    found |= {"accuracy": found[f"fine-tuned-{most}"], "tfidf_accuracy": found[f"tfidf-{most}"]}
+    return found | {"filled": np.mean(filled == right), "commonest": np.bincount(right).max() / len(right)}
+
+
+def predict(model, assets, inputs):
+    """Tells what a text is, and what [MASK] may stand for: "negative (0.71), [MASK] = good (0.12), bad (0.08)".
+
+    Of a long text, the network reads the end. Raises ValueError for a text without words.
+
+        model = keras.models.load_model("model.keras")
+        assets = {"tokenizer.json": open("tokenizer.json").read()}
+        predict(model, assets, ["A film that is anything but [MASK]."])
+    """
+    tokenizer, answers = Tokenizer.from_str(assets["tokenizer.json"]), []
+    for text in inputs:
+        tokens = np.array(tokenizer.encode(text).ids[-LENGTH:], "int32")
+        tokens = tokens[tokens != tokenizer.token_to_id("▁")]  # A space by itself, as between [MASK] and a dot.
+        if not tokens.size:
+            raise ValueError("an input contains no words: expected a text")
+        (probability,), logits = (each[0].numpy() for each in model(tokens[None]))
+        answers.append(f"positive ({probability:.2f})" if probability > 0.5 else f"negative ({1 - probability:.2f})")
+        for each in ops.convert_to_numpy(ops.softmax(logits[tokens == MASK])):
+            best = [f"{tokenizer.decode([token])} ({each[token]:.2f})" for token in np.argsort(-each)[:3]]
+            answers[-1] += f", [MASK] = {', '.join(best)}"
+    return answers
+
+
+def assets(hp):
+    """The pieces that texts are cut into."""
+    return {"tokenizer.json": learn(hp["examples"])[0].to_str()}
+
+
+def show(models, hp):
+    """Accuracy on validation by number of labels, of the networks and of the bag of words."""
+    found, (picture, ax) = score(models, hp, "validation"), new(8, 4.5)
+    counts = [count for count in LABELS if count <= hp["examples"]]
+    for kind in ("scratch", "frozen", "fine-tuned", "tfidf"):
+        ax.plot(counts, [100 * found[f"{kind}-{count}"] for count in counts], "o-", label=kind)
+    plain(ax).set(xscale="log", xlabel="labelled reviews in training", ylabel="accuracy on validation (%)")
+    ax.legend(frameon=False)
+    return {"accuracy_by_labels": picture}
+
+
+if __name__ == "__main__":
+    from common.cookbook.command_line import main
+
+    main(__spec__.name)

@@ -1,0 +1,87 @@
+"""What BERT is trained on, and that its classifiers begin with what it has learned."""
+
+import keras
+import numpy as np
+import pytest
+
+from test_recipes import call
+
+pytestmark = pytest.mark.parametrize("name", ["transformers.bert"])
+
+
+def masked(recipe, share, tokens):
+    """What a training step makes of tokens: those that the network reads, the places to fill in, and the answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "train_step", lambda self, data: data)
+        inputs = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+        model = recipe.MaskedWords(inputs, inputs)
+        model.share, model.seed = share, keras.random.SeedGenerator(0)
+        assert any(each is model.seed.state for each in model.variables)  # So that a resumed run restores it.
+        for _ in range(2):
+            (read, places), answers = model.train_step(tokens)
+            yield np.asarray(read), np.asarray(places), np.asarray(answers)
+
+
+def test_a_share_of_the_places_is_masked_anew_in_every_step_by_the_paper_s_rule(recipe):
+    tokens = np.random.default_rng(0).integers(len(recipe.SPECIAL), 2_000, (400, recipe.LENGTH)).astype("int32")
+    tokens[:, ::3] = recipe.SEPARATOR
+    steps = list(masked(recipe, 0.15, tokens))
+    assert not np.array_equal(steps[0][1], steps[1][1])
+    for read, places, answers in steps:
+        assert places.shape == (400, 19) and all(len(set(row)) == 19 for row in places)
+        np.testing.assert_array_equal(answers, np.take_along_axis(tokens, places, axis=1))
+        assert (answers >= len(recipe.SPECIAL)).all()
+        given = np.take_along_axis(read, places, axis=1)
+        kinds = given == recipe.MASK, given == answers, (given != recipe.MASK) & (given != answers)
+        np.testing.assert_allclose(np.mean(kinds, axis=(1, 2)), (0.8, 0.1, 0.1), atol=0.015)
+        assert given[kinds[2]].min() >= len(recipe.SPECIAL) and given.max() > 7_000  # Any piece may be drawn.
+        np.put_along_axis(read, places, answers, axis=1)
+        np.testing.assert_array_equal(read, tokens)
+
+
+def test_only_the_masked_places_get_logits_and_they_are_those_of_the_base(recipe, hp):
+    fits = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "fit", lambda model, batches, **options: fits.append((model, batches)))
+        base = recipe.pretrain(hp)
+    ((model, batches),) = fits
+    tokens = next(iter(batches)).numpy()
+    assert tokens.shape == (hp["batch_size"], recipe.LENGTH) and (tokens == recipe.SEPARATOR).any()
+    places = np.random.default_rng(0).permuted(np.tile(np.arange(recipe.LENGTH, dtype="int32"), (len(tokens), 1)), axis=1)
+    everywhere = np.asarray(base(tokens)[1])
+    expected = np.take_along_axis(everywhere, places[:, :5, None], axis=1)
+    np.testing.assert_allclose(call(model, [tokens, places[:, :5]]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_and_fine_tuned_classifiers_begin_with_what_the_base_has_learned(recipe, tiny_run):
+    models, begun = tiny_run.models, tiny_run.fits.first_weights
+    tokens = recipe.prepare("validation", tiny_run.hp["examples"])[0].to_tensor().numpy()[:4]
+    states = call(models["base"], [tokens])
+    np.testing.assert_allclose(call(models["frozen-100"].get_layer("encoder"), [tokens]), states, rtol=1e-4, atol=1e-5)
+    learned = tiny_run.fits.last_weights["masked-words"]
+    for kind, same in (("fine-tuned", True), ("scratch", False)):
+        for stage in (100, "mrpc"):
+            first = begun[f"{kind}-{stage}"][0]
+            assert np.array_equal(first, next(each for each in learned if each.shape == first.shape)) == same
+
+
+def test_a_pair_is_read_as_one_text_with_a_mark_between_and_its_order_does_not_matter_to_the_baseline(recipe, hp):
+    tokens, features, labels = recipe.prepare("test", hp["examples"], "mrpc")
+    assert all((row == recipe.SEPARATOR).sum() == 1 for row in tokens.numpy()) and set(labels) == {0, 1}
+    texts = recipe.read("test", hp["examples"], "mrpc")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        pairs = [(second, first) for first, second in texts] + [(first, first) for first, _ in texts]
+        patch.setattr(recipe, "read", lambda *arguments: (pairs, labels))
+        recipe.learn(hp["examples"]), recipe.learn(hp["examples"], "mrpc")  # From the texts read before.
+        exchanged = recipe.prepare.__wrapped__("test", hp["examples"], "mrpc")[1]
+    np.testing.assert_allclose(exchanged[: len(texts)].toarray(), features.toarray(), atol=1e-6)
+    difference, cosine = np.split(exchanged[len(texts) :].toarray(), [features.shape[1] // 2], axis=1)
+    assert not difference.any() and np.allclose(cosine[:, -1], 1)
+
+
+def test_every_mask_in_a_text_is_filled_in_whatever_stands_around_it(recipe, tiny_run, hp):
+    texts = ["a film", "a [MASK] film", "it was [MASK].", "[MASK] and[MASK]"]
+    answers = recipe.predict(tiny_run.model, recipe.assets(hp), texts)
+    assert [answer.count("[MASK] = ") for answer in answers] == [0, 1, 1, 2]
+    with pytest.raises(ValueError, match="no words"):
+        recipe.predict(tiny_run.model, recipe.assets(hp), [" "])
