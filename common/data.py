@@ -60,3 +60,8 @@ def bucket(tensors, lengths, edges, batch_size, shuffled=False):
     )
     count = sum(-(-size // batch_size) for size in sizes)  # The last batch of a bucket may be short.
     return batches.map(lambda places, batch: batch).apply(tf.data.experimental.assert_cardinality(count))
+
+
+def outputs(model, batches):
+    """A model's outputs (N, ...) for all batches, and their labels (N,); `predict` would compile every shape."""
+    return map(np.concatenate, zip(*((model(inputs), labels) for inputs, labels in batches)))

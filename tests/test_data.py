@@ -188,3 +188,10 @@ def test_a_tree_is_parsed_into_phrases_that_follow_their_parts():
 def test_text_that_is_no_binary_tree_is_refused(text):
     with pytest.raises(ValueError, match="not a binary tree"):
         stanford_sentiment_treebank.parse(text)
+
+
+def test_outputs_and_labels_are_those_of_all_batches_in_order():
+    numbers = tf.data.Dataset.range(7)
+    found, labels = data.outputs(lambda inputs: 2 * inputs[:, None], numbers.map(lambda x: (x, -x)).batch(3))
+    np.testing.assert_array_equal(found[:, 0], 2 * np.arange(7))
+    np.testing.assert_array_equal(labels, -np.arange(7))

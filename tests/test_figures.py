@@ -59,7 +59,7 @@ def test_a_baseline_does_not_know_the_test_answers(name, recipe, tiny_run, known
 
 def test_the_figures_that_known_answers_do_not_determine_are_counted_below():
     below = {"basics.backpropagation", "recurrent.anomaly_detection", "recurrent.language_model", "transformers.gpt"}
-    below |= {"generative.gan", "generative.diffusion"}  # In test_adversaries.py.
+    below |= {"generative.gan", "generative.diffusion"}  # In test_adversaries.py and test_diffusion.py.
     below |= {"generative.autoencoder", "generative.vae"}  # In test_generative.py.
     below |= {"generative.normalizing_flow", "generative.pixelcnn"}  # In test_likelihoods.py.
     assert {name for name in NAMES if not can_be_perfect(module_of(name))} == below

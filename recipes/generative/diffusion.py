@@ -45,7 +45,7 @@ VARIANTS = {"linear schedule": {"schedule": "linear"}, "without averaging": {"av
 PINNED = ("schedule", "steps", "few", "longest")  # The loss depends on the schedule; the others are for sampling.
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 STEPS = 1000  # From a digit to noise, in training.
-ANY = 10  # Stands for a digit that is not told.
+DIGITS, ANY = tuple(range(10)), 10  # The last stands for a digit that is not told.
 
 
 def configure(hp):
@@ -59,7 +59,7 @@ def configure(hp):
     hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=2e-3)  # The peak of the one-cycle schedule.
     hp.Boolean("averaging", default=True)  # Whether sampling uses a moving average of the weights.
     hp.Int("steps", 1, 1000, default=20)  # Of sampling.
-    hp.Int("few", 10, 10_000, default=250)  # Samples for each comparison of ways to sample.
+    hp.Int("few", 10, 10_000, step=10, default=250)  # Samples for each comparison.
     hp.Int("longest", 1, 1000, default=1000)  # The most steps that are compared.
     return hp
 
@@ -135,16 +135,16 @@ def angles_of(schedule):
     return np.arccos(np.sqrt(left / left[0])).astype("float32")
 
 
+def read(hp, split):
+    """A split's images (N, 28, 28, 1), uint8, 255 = ink, and digits (N,)."""
+    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
+    return next(dataset.batch(hp["examples"]).as_numpy_iterator())
+
+
 def load_data(hp, split):
     """Batches of images (B, 28, 28, 1), uint8, 255 = ink, and digits (B,), both of them inputs."""
-    dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
-    dataset = dataset.map(lambda image, digit: ((image, digit),)).cache()
+    dataset = tf.data.Dataset.from_tensor_slices((read(hp, split),))
     return (shuffle(dataset) if split == "train" else dataset).batch(hp["batch_size"]).prefetch(tf.data.AUTOTUNE)
-
-
-def read(hp, split):
-    """A whole split's images (N, 28, 28, 1), from 0 = paper to 1 = ink."""
-    return np.concatenate([images for ((images, _),) in load_data(hp, split).as_numpy_iterator()]) / np.float32(255)
 
 
 def train(hp, seed, callbacks=()):
@@ -181,15 +181,11 @@ def less_noisy(network, noisy, digits, now, later, guidance=0.0, eta=0.0, seed=N
     return tf.cos(later) * image + tf.sin(later) * noise
 
 
-def path_of(schedule, steps):
-    """The angles that sampling passes through, from noise to the image: (steps + 1,)."""
-    return angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).round().astype(int)]
-
-
 @functools.lru_cache(maxsize=32)  # `evaluate` and `show` look at the same samples.
 def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0):
     """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones."""
-    path, seed = tf.constant(path_of(schedule, steps)), keras.random.SeedGenerator(0)
+    path = tf.constant(angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).astype(int)])
+    seed = keras.random.SeedGenerator(0)
 
     @tf.function(reduce_retracing=True)
     def denoise(digits):
@@ -202,14 +198,9 @@ def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0
     return (np.concatenate([denoise(batch) for batch in batches]) + 1) / 2
 
 
-def asked(count):
-    """The digits (a tuple of `count`) to draw, all of them equally often."""
-    return tuple(np.arange(count) % 10)
-
-
 def by_steps(network, hp, features):
-    """The distance of a few samples from real images' features, {("DDIM", steps): distance}, and with DDPM."""
-    numbers, digits = [number for number in (5, 10, 20, 50, 100) if number < hp["longest"]], asked(hp["few"])
+    """The distance of a few samples from real images' features, by DDIM and DDPM: {("DDIM", steps): distance}."""
+    numbers, digits = [number for number in (5, 10, 20, 50) if number < hp["longest"]], DIGITS * (hp["few"] // 10)
     ways = [(name, number) for name in ("DDIM", "DDPM") for number in numbers] + [("DDPM", hp["longest"])]
     made = [generate(network, digits, number, hp["schedule"], eta=float(name == "DDPM")) for name, number in ways]
     return {way: frechet_distance(features_of(images)[0], features) for way, images in zip(ways, made)}
@@ -217,22 +208,20 @@ def by_steps(network, hp, features):
 
 def evaluate(network, hp):
     """How good samples are, by number of steps and by strength of guidance, and the baseline's."""
-    training, images = read(hp, "train"), read(hp, "test")
+    training, images = (read(hp, split)[0] / np.float32(255) for split in ("train", "test"))
     features, _ = features_of(images)
-    made = generate(network, asked(len(images)), hp["steps"], hp["schedule"])
     mixture = yardstick(mixture_samples(training, len(images)), images)
     results = {
-        **yardstick(made, images),
+        **yardstick(generate(network, DIGITS * (len(images) // 10), hp["steps"], hp["schedule"]), images),
         **{f"mixture_{name}": value for name, value in mixture.items()},
         **bounds(training, images),
         "few_training_distance": frechet_distance(features_of(training[: hp["few"]])[0], features),
     }
     results |= {f"{name}-{steps}-distance": value for (name, steps), value in by_steps(network, hp, features).items()}
-    digits = asked(4 * hp["few"])
     for guidance in (0, 1, 3):
-        made = generate(network, digits, hp["steps"], hp["schedule"], float(guidance))
+        made = generate(network, DIGITS * (4 * hp["few"] // 10), hp["steps"], hp["schedule"], float(guidance))
         results |= {f"guidance-{guidance}-{name}": value for name, value in yardstick(made, images).items()}
-        results[f"guidance-{guidance}-accuracy"] = float(np.mean(features_of(made)[1] == digits))
+        results[f"guidance-{guidance}-accuracy"] = float(np.mean(features_of(made)[1] == np.arange(len(made)) % 10))
     return results
 
 
@@ -250,26 +239,28 @@ def predict(model, assets, inputs):
 
 
 def show(network, hp):
-    """Samples, the digits at each step from noise, what guidance does, and the distance by number of steps."""
-    path, digits = path_of(hp["schedule"], hp["steps"]), tf.range(10)
-    strip = [keras.random.normal((10, 28, 28, 1), seed=0)]
+    """Samples by strength of guidance, digits at each step from noise, and the distance by number of steps."""
+    digits, strip = DIGITS * (4 * hp["few"] // 10), [keras.random.normal((10, 28, 28, 1), seed=0)]
+    guided = [generate(network, digits, hp["steps"], hp["schedule"], guidance)[:40] for guidance in (0.0, 1.0, 3.0)]
+    path = angles_of(hp["schedule"])[np.linspace(STEPS, 0, hp["steps"] + 1).astype(int)]
     for now, later in zip(path, path[1:]):
-        strip.append(less_noisy(network, strip[-1], digits, now, later))
-    columns = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5  # A row for each digit.
-    guided = [generate(network, asked(40), hp["steps"], hp["schedule"], float(guidance)) for guidance in (0, 1, 3)]
-    features, _ = features_of(read(hp, "validation"))
+        strip.append(less_noisy(network, strip[-1], tf.constant(DIGITS), now, later))
+    (training, _), (images, _) = read(hp, "train"), read(hp, "validation")
+    features, _ = features_of(images / 255)
+    distances = by_steps(network, hp, features)
     picture, ax = new(7, 4)
     for name, colour in (("DDIM", VALIDATION), ("DDPM", TRAINING)):
-        points = {steps: value for (way, steps), value in by_steps(network, hp, features).items() if way == name}
+        points = {steps: value for (way, steps), value in distances.items() if way == name}
         ax.plot(points.keys(), points.values(), "o-", color=colour, label=name)
-    few = frechet_distance(features_of(read(hp, "train")[: hp["few"]])[0], features)
-    ax.axhline(few, color=MUTED, label=f"{hp['few']} training images")
-    plain(ax).set(xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance of a few samples")
+    few = frechet_distance(features_of(training[: hp["few"]] / 255)[0], features)
+    ax.axhline(few, color=MUTED, label="training images")
+    plain(ax).set(xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance")
+    ax.set_title(f"Distance of {hp['few']} samples from validation images")
     ax.legend(frameon=False)
+    rows = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5
     return {
-        "samples": mosaic(generate(network, asked(120), hp["steps"], hp["schedule"]), 20, "Digits that were asked for"),
-        "process": mosaic(columns, hp["steps"] + 1, "From noise to digits: each row in steps of DDIM"),
-        "guidance": mosaic(np.concatenate(guided), 20, "Two rows each with guidance 0, 1 and 3"),
+        "process": mosaic(rows, hp["steps"] + 1, "From noise to digits, in the steps of DDIM"),
+        "samples": mosaic(np.concatenate(guided), 20, "Digits that were asked for, with guidance 0, 1 and 3"),
         "steps": picture,
     }
 

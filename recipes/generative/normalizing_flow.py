@@ -96,11 +96,12 @@ def coupling(side, channels, mask, hp):
     values = keras.Input((side, side, channels))
     hidden = ops.matmul(values, kept.T)  # (B, side, side, channels / 2)
     hidden = layers.Conv2D(hp["channels"], 3, padding="same", activation="relu")(hidden)
-    shape, biases = (side, side, hp["channels"]), "hwd" if hp["places"] else "d"
-    hidden = layers.EinsumDense("bhwc,cd->bhwd", shape, bias_axes=biases, activation="relu")(hidden)
-    # All couplings begin as the identity.
-    outputs = layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros")(hidden)
-    log_scale, shift = ops.split(outputs, 2, axis=-1)
+    # The other two layers see one place at a time; by its biases, each place knows where in the image it is.
+    equation, axes = "bhwc,cd->bhwd", "hwd" if hp["places"] else "d"
+    hidden = layers.EinsumDense(equation, (side, side, hp["channels"]), bias_axes=axes, activation="relu")(hidden)
+    # Zeros: all couplings begin as the identity.
+    output = layers.EinsumDense(equation, (side, side, channels), bias_axes=axes, kernel_initializer="zeros")(hidden)
+    log_scale, shift = ops.split(output, 2, axis=-1)
     return keras.Model(values, [ops.matmul(2 * ops.tanh(log_scale / 2), changed), ops.matmul(shift, changed)])
 
 
