@@ -82,13 +82,16 @@ def build_model(hp):
     units = hp["units"]
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     real = ops.not_equal(tokens, 0)  # (B, T), True = a word
+    # The noise is shared by all channels, so that whole words are dropped and the model relies on no single one.
+    whole = {"rate": hp["word_dropout"], "noise_shape": (None, None, 1)}
     # Keras's initial vectors are too small beside what the blocks add to them, and would learn slowly.
-    hidden = layers.Embedding(hp["vocabulary_size"], units, name="words")(tokens) * units**0.5  # (B, T, units)
+    words = layers.Embedding(hp["vocabulary_size"], units, name="words")(tokens) * units**0.5
+    hidden = layers.Dropout(**whole)(words)  # (B, T, units)
     if hp["pairs"]:
         next_tokens = ops.pad(tokens[:, 1:], ((0, 0), (0, 1)))
         hashes = (tokens * 7919 + next_tokens) % hp["pairs"]  # Some pairs share a row.
         pair_vectors = layers.Embedding(hp["pairs"], 16, name="pairs")(hashes) * units**0.5
-        hidden = hidden + layers.Dense(units, use_bias=False, name="pair_projection")(pair_vectors)
+        hidden = hidden + layers.Dropout(**whole)(layers.Dense(units, use_bias=False, name="pair_projection")(pair_vectors))
     scale = {"root": (units // hp["heads"]) ** -0.5, "one": 1.0, "zero": 0.0}[hp["scale"]]
     place, turns = ops.cumsum(ops.cast(real, "int32"), axis=1) - 1, None  # (B, T): 0, 1, 2 and so on
     if hp["positions"] == "sinusoidal":
@@ -97,14 +100,12 @@ def build_model(hp):
         hidden = hidden + layers.Embedding(hp["length"], units, name="positions")(place) * units**0.5
     elif hp["positions"] == "rotary":
         turns = angles(place, units // hp["heads"] // 2)[:, None]  # (B, 1, T, size / 2)
-    # The noise is shared by all channels, so that whole words are dropped and the model relies on no single one.
-    hidden = layers.Dropout(hp["word_dropout"], noise_shape=(None, None, 1))(hidden)
     for block in range(1, hp["blocks"] + 1):
         hidden = hidden + attend(layers.LayerNormalization()(hidden), real, hp["heads"], scale, turns, block)
         inner = layers.Dense(4 * units, activation="relu")(layers.LayerNormalization()(hidden))
         hidden = hidden + layers.Dense(units)(inner)
     mean = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(hidden), mask=real)  # (B, units)
-    probability = layers.Dense(1, activation="sigmoid", name="probability")(mean)
+    probability = layers.Dense(1, activation="sigmoid", name="probability")(layers.Dropout(0.3)(mean))
     model = keras.Model(tokens, probability, name="self_attention")
     optimizer = keras.optimizers.AdamW(hp["learning_rate"], weight_decay=hp["weight_decay"], global_clipnorm=1.0)
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], steps_per_execution=16)
