@@ -317,6 +317,16 @@ def test_a_copy_is_never_written_over(tmp_path, capsys, monkeypatch):
     assert "would hide the module 'random'" in capsys.readouterr().err
 
 
+def test_frozen_weights_lie_beside_a_copy_and_are_never_written_over(tmp_path):
+    original = (catalogue.ROOT / "common" / "lenet.keras").read_bytes()
+    assert commands.main(["copy", "generative.vae", str(tmp_path / "first.py")]) == 0
+    weights = tmp_path / "lenet.keras"
+    assert weights.read_bytes() == original
+    weights.write_bytes(b"mine")
+    assert commands.main(["copy", "generative.vae", str(tmp_path / "second.py")]) == 0
+    assert (tmp_path / "second.py").exists() and weights.read_bytes() == b"mine"
+
+
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
     """A recipe's copy, imported into this process, which must run nothing."""
