@@ -39,7 +39,7 @@ PROMISE = {
 TINY = {"examples": 130, "glue": 0, "blocks": 1, "units": 32, "pretraining_epochs": 2, "epoch_steps": 3, "steps": 3}
 VARIANTS = {"no convolution": {"kernel_size": 1}}
 PINNED = ("glue", "pretraining_epochs", "epoch_steps", "steps")
-SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test[:10000]", "glue_test": "validation"}
+SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test[:40%]", "glue_test": "validation"}
 TASKS = {  # Data set and texts; in how many texts a term of the baseline must occur; passes over the labelled examples.
     "mrpc": ("glue/mrpc", ("sentence1", "sentence2"), 1, 3),
     "cola": ("glue/cola", ("sentence",), 1, 3),
