@@ -764,7 +764,8 @@ def test_rotary_scores_depend_on_distances_and_all_other_positions_are_told_apar
 )
 def test_the_order_of_words_matters_only_with_positions(recipe, positions, matters):
     keras.utils.set_random_seed(0)
-    model = recipe.build_model(settings.build(recipe.configure, {**recipe.TINY, "positions": positions, "kernel_size": 0}))
+    values = {**recipe.TINY, "positions": positions, "kernel_size": 0}
+    model = recipe.build_model(settings.build(recipe.configure, values))
     for weight in model.trainable_weights:
         if weight.name == "kernel":
             weight.assign(2 * weight)
