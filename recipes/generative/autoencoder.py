@@ -37,6 +37,7 @@ PROMISE = {
     "baseline": {"name": "principal components", "metric": "pca_squared_error"},
     "published": {"value": 3.0, "source": "Hinton and Salakhutdinov 2006, the same layers, pretrained"},
     "data": ["mnist", "fashion_mnist"],
+    "tolerance": 0.1,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 150, "epochs": 2, "denoising_epochs": 2, "units": 16, "code": 2}
 VARIANTS = {"without shifts": {"shift": 0.0}, "code of 10": {"code": 10}, "without zeros": {"novelty": True}}
