@@ -37,6 +37,7 @@ PROMISE = {
     "baseline": {"name": "adaptive 7-gram model", "metric": "ngram_test_nats"},
     "published": {"metric": "crops_nats", "value": 1.4697, "source": "nanoGPT's GPU setting, crops of 256 characters"},
     "data": ["tiny_shakespeare"],
+    "tolerance": 0.015,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 1010, "epochs": 2, "batch_size": 3, "context": 16, "layers": 1, "heads": 2, "units": 8}
 VARIANTS = {
@@ -57,15 +58,15 @@ START = "\n"  # Stands before every text, so that its first character can be pre
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # Characters read from each split, at most.
-    hp.Int("epochs", 1, 40, default=5)
+    hp.Int("epochs", 1, 40, default=7)
     hp.Float("share", 0.01, 1.0, default=1.0)  # Of the training text's windows, what an epoch reads.
     hp.Int("batch_size", 1, 256, default=32)
     hp.Int("context", 8, 512, default=256)  # Characters that the network can attend to, as many as nanoGPT's.
     hp.Int("layers", 1, 12, default=4)
-    hp.Int("heads", 1, 12, default=4)
+    hp.Int("heads", 1, 12, default=2)
     hp.Int("units", 8, 512, default=160)
     hp.Int("convolution", 0, 8, default=4)  # Characters that the convolution reads; 0 leaves it out.
-    hp.Float("dropout", 0.0, 0.5, default=0.2)
+    hp.Float("dropout", 0.0, 0.5, default=0.1)
     hp.Choice("optimizer", ["muon", "adamw"], default="muon")
     hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=2e-2)  # The peak, reached after 10% of the updates.
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=0.1)  # As in nanoGPT.
