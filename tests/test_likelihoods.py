@@ -8,20 +8,21 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from common import samples
 from common.cookbook import settings
 from recipes.generative import normalizing_flow, pixelcnn
 
 
-@pytest.fixture
-def small_flow(monkeypatch):
-    """A flow of images of 8 x 8 pixels with random weights, and three such images with noise."""
+@pytest.fixture(params=["quantile", "logit"])
+def small_flow(request, monkeypatch):
+    """A flow of images of 8 x 8 pixels with random weights, and three such images with noise, half of each paper."""
     monkeypatch.setattr(normalizing_flow, "SIDE", 8)
     keras.utils.set_random_seed(0)
-    hp = settings.build(normalizing_flow.configure, {**normalizing_flow.TINY, "couplings": 6})
+    hp = settings.build(normalizing_flow.configure, {**normalizing_flow.TINY, "couplings": 6, "numbers": request.param})
     model = normalizing_flow.build_model(hp)
     for weight in model.trainable_weights:
         weight.assign(0.15 * keras.random.normal(weight.shape))
-    return model, keras.random.uniform((3, 8, 8, 1))
+    return model, keras.random.uniform((3, 8, 8, 1)) * np.where(np.arange(8) % 2, 1, 1 / 256)[:, None].astype("float32")
 
 
 def test_log_determinants_are_those_of_the_jacobian(small_flow):
@@ -70,7 +71,7 @@ def test_the_baseline_s_probabilities_of_all_images_of_two_pixels_sum_to_one():
     training = np.concatenate([rng.integers(0, 9, size=(600, 2)), rng.integers(200, 256, size=(400, 2))])
     every = np.array(list(itertools.product(range(256), repeat=2)))
     images = [each.astype("uint8")[:, None, :, None] for each in (training, every)]  # (N, 1, 2, 1)
-    probabilities = (2 ** (-2 * normalizing_flow.histogram_bits(*images))).reshape(256, 256)
+    probabilities = (2 ** (-2 * samples.histogram_bits(*images))).reshape(256, 256)
     assert probabilities.sum() == pytest.approx(1)
     assert probabilities[:9, :9].sum() > 0.5 and probabilities[200:, 200:].sum() > 0.3
     # Both pixels are dark or both are light: a histogram that does not know the left one could not say so.
@@ -81,7 +82,7 @@ def test_the_baseline_s_contexts_are_of_earlier_pixels_alone():
     images = np.random.default_rng(0).integers(0, 256, (50, 28, 28, 1)).astype("uint8")
     changed = images.copy()
     changed[:, 20, 5:] = changed[:, 21:] = 0
-    for before, after in zip(normalizing_flow.contexts(images), normalizing_flow.contexts(changed)):
+    for before, after in zip(samples.contexts(images), samples.contexts(changed)):
         assert (before[:, :20] == after[:, :20]).all() and (before[:, 20, :6] == after[:, 20, :6]).all()
         assert (before[:, 20, 6:] != after[:, 20, 6:]).any()
 
