@@ -38,7 +38,7 @@ PROMISE = {
     "published": {"value": 3.0, "source": "Hinton and Salakhutdinov 2006, the same layers, pretrained"},
     "data": ["mnist", "fashion_mnist"],
 }
-TINY = {"examples": 150, "epochs": 2, "denoising_epochs": 2, "units": 16, "code": 2}
+TINY = {"examples": 70, "epochs": 2, "denoising_epochs": 2, "batch_size": 64, "units": 16, "code": 2}
 VARIANTS = {"without shifts": {"shift": 0.0}, "code of 10": {"code": 10}, "without zeros": {"novelty": True}}
 PINNED = (
     "data",
