@@ -21,6 +21,7 @@ import pytest
 from xdist.scheduler import loadscope
 
 from common.cookbook import catalogue, errors, preparation, runs, settings
+from known_answers import readers
 
 NAMES = [entry.name for entry in catalogue.entries()]
 # Small recipes of every kind that the shape must carry; what holds for a recipe holds for them.
@@ -174,18 +175,19 @@ class TinyRun:
         def train_until_killed(hp, seed, callbacks):
             return original(hp, seed, [*callbacks, KillAt(1)])
 
-        def train_watched(hp, seed, callbacks):
-            load_data = getattr(self.recipe, "load_data", None)
-
-            def watched(hp, split, *others, **options):
-                given = inspect.signature(load_data).bind(hp, split, *others, **options).arguments
-                self.splits_of_training.append(split)
+        def watched(function):
+            def read(*arguments, **options):
+                given = inspect.signature(function).bind(*arguments, **options).arguments
+                self.splits_of_training.append(given["split"])
                 self.labels_of_training.append(given.get("labels"))
-                return load_data(hp, split, *others, **options)
+                return function(*arguments, **options)
 
+            return read
+
+        def train_watched(hp, seed, callbacks):
             with pytest.MonkeyPatch.context() as patch:
-                if load_data:
-                    patch.setattr(self.recipe, "load_data", watched)
+                for reader, function in readers(self.recipe).items():
+                    patch.setattr(self.recipe, reader, watched(function))
                 trained = original(hp, seed, [self.first_weights, self.fits, *callbacks])
             self.hp, self.trained = hp, trained
             self.models = trained if isinstance(trained, dict) else {"model": trained}

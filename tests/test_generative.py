@@ -102,9 +102,11 @@ def test_errors_are_summed_over_pixels_and_principal_components_come_from_traini
     expected = ((images - 0.5) ** 2).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(recipe.errors(images, 0 * images + 0.5), expected, rtol=1e-5)
     # All training images are sums of two others, and lie in the plane of two components; the others do not.
-    amounts = np.random.default_rng(1).random((2, 40, 1, 1, 1)).astype("float32")
+    amounts = np.random.default_rng(1).random((2, 40, 1, 1, 1)).astype("float32") / 2
     training = amounts[0] * images[:1] + amounts[1] * images[1:2]
-    np.testing.assert_allclose(recipe.pca(hp, training, training[:5]), training[:5], atol=1e-3)
+    for scale in (1, 3, -1):  # Components that add up to more than ink, or to less than paper, are clipped.
+        expected = (scale * training[:5]).clip(0, 1)
+        np.testing.assert_allclose(recipe.pca(hp, training, scale * training[:5]), expected, atol=1e-3)
     assert recipe.errors(images, recipe.pca(hp, training, images))[2:].min() > 1
 
 

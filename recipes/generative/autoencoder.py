@@ -39,7 +39,7 @@ PROMISE = {
     "data": ["mnist", "fashion_mnist"],
     "tolerance": 0.1,  # For `verify`, since one seed shows no spread.
 }
-TINY = {"examples": 150, "epochs": 2, "denoising_epochs": 2, "units": 16, "code": 2}
+TINY = {"examples": 70, "epochs": 2, "denoising_epochs": 2, "batch_size": 64, "units": 16, "code": 2}
 VARIANTS = {"without shifts": {"shift": 0.0}, "code of 10": {"code": 10}, "without zeros": {"novelty": True}}
 PINNED = (
     "data",

@@ -244,17 +244,18 @@ def predict(model, assets, inputs):
 
 def show(models, hp):
     """Samples, the same noise after every epoch, digits between two noises, and how often each digit is made."""
-    made = draw(models["model"], 5_000)
+    images = read(hp, "validation") / 255
+    made = draw(models["model"], len(images))
     noise = np.random.default_rng(0).standard_normal((16, NOISE), dtype="float32")
     share = np.linspace(0, 1, 12, dtype="float32")[:, None]
     between = [(1 - share) * start + share * end for start, end in zip(noise[:8], noise[8:])]
     strip = models["snapshots"].predict(np.arange(hp["epochs"]), verbose=0)
     picture, ax = new(7, 3)
-    for images, offset, colour, label in (
-        (read(hp, "validation") / 255, -0.2, MUTED, "validation images"),
+    for pixels, offset, colour, label in (
+        (images, -0.2, MUTED, "validation images"),
         (made, 0.2, VALIDATION, "generated images"),
     ):
-        _, digits = features_of(images)
+        _, digits = features_of(pixels)
         ax.bar(np.arange(10) + offset, np.bincount(digits, minlength=10) / len(digits), 0.4, color=colour, label=label)
     plain(ax).set(title="How often each digit is generated", xlabel="digit, as LeNet-5 reads it", ylabel="share")
     ax.set_xticks(range(10))
