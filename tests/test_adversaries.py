@@ -26,14 +26,14 @@ def test_only_the_saturating_loss_leaves_the_generator_without_gradient_where_it
     np.testing.assert_allclose(recipe.losses_of("wasserstein", of_real, of_made), [-of_made, of_made - of_real])
 
 
-def test_the_penalty_of_a_linear_discriminator_is_that_of_the_length_of_its_weights(recipe):
+def test_the_slope_of_a_linear_discriminator_is_the_length_of_its_weights(recipe):
     images = keras.Input((28, 28, 1))
     discriminator = keras.Model(images, layers.Dense(1)(layers.Flatten()(images)))
     weights = np.zeros((784, 1), "float32")
     weights[:2] = [[3.0], [4.0]]
     discriminator.set_weights([weights, np.ones(1)])
     noise = ops.convert_to_tensor(np.random.default_rng(0).random((5, 28, 28, 1), dtype="float32"))
-    assert ops.convert_to_numpy(recipe.slope_penalty(discriminator, noise)) == pytest.approx([(5 - 1) ** 2] * 5)
+    assert ops.convert_to_numpy(recipe.squared_slopes(discriminator, noise)) == pytest.approx([5**2] * 5)
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "wasserstein"])

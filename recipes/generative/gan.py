@@ -4,15 +4,16 @@ Result    not measured yet
 Baseline  a mixture of 300 Gaussians on the pixels
 Published 1, the recipe's own aim: nobody else measures this distance
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
-          Networks, 2015, https://arxiv.org/abs/1511.06434. Here each network has two convolutions for 28 x 28 pixels,
-          the discriminator normalizes layers instead of batches, so that it judges each image by itself, the learning
-          rate of the Wasserstein loss is that of the others, pixels go from 0 to 1, and what is measured is a moving
-          average of the generator's weights (Yazici et al.: The Unusual Effectiveness of Averaging in GAN Training,
-          2018, https://arxiv.org/abs/1806.04498).
+          Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small, for 28 x 28
+          pixels from 0 to 1; the discriminator normalizes layers instead of batches, so that it judges each image by
+          itself, and its slope is penalized; and what is measured is a moving average of the generator's weights
+          (Yazici et al.: The Unusual Effectiveness of Averaging in GAN Training, 2018,
+          https://arxiv.org/abs/1806.04498).
 Answers   How good are the samples? not measured yet
           Does the generator draw every digit? not measured yet
           What is averaging the generator's weights worth? not measured yet
           Does the Wasserstein loss help? not measured yet
+          What does the penalty on the discriminator's slope do? not measured yet
           Why does the generator not minimize what the discriminator maximizes? not measured yet
           What if the discriminator learns slowly? not measured yet
 
@@ -38,12 +39,14 @@ PROMISE = {
     "baseline": {"name": "a mixture of Gaussians", "metric": "mixture_distance"},
     "published": {"value": 1.0, "source": "the recipe's own aim"},
     "data": ["mnist"],
+    "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "channels": 8}
 VARIANTS = {
     "Wasserstein": {"loss": "wasserstein"},
     "saturating": {"loss": "saturating"},
     "slow discriminator": {"discriminator_pace": 0.05},
+    "no penalty": {"flatness": 0.0},
 }
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 NOISE = 64
@@ -55,10 +58,11 @@ def configure(hp):
     hp.Int("epochs", 1, 200, default=12)
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("loss", ["non-saturating", "saturating", "wasserstein"], default="non-saturating")
-    hp.Int("channels", 4, 128, default=32)  # Of 14 x 14 pixels; twice as many of 7 x 7.
-    hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=1e-3)  # The generator's.
+    hp.Int("channels", 4, 128, step=2, default=24)  # Of 14 x 14 pixels; twice as many of 7 x 7.
+    hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=2e-3)  # The generator's.
     hp.Float("discriminator_pace", 0.01, 10.0, sampling="log", default=1.0)  # Its learning rate over the generator's.
-    hp.Float("beta_1", 0.0, 0.9, default=0.5)  # As in the paper; opponents that change call for little momentum.
+    hp.Float("beta_1", 0.0, 0.9, default=0.0)  # Opponents that change call for little momentum.
+    hp.Float("flatness", 0.0, 10.0, default=0.2)  # The weight of the discriminator's squared slope at real images.
     hp.Float("averaging", 0.0, 0.9999, default=0.999)  # What an update leaves of the average of the weights.
     return hp
 
@@ -66,13 +70,14 @@ def configure(hp):
 def build_model(hp):
     """The generator, from noise (B, 64) to images (B, 28, 28, 1) of 0 to 1, and the discriminator, to logits (B, 1)."""
     noise = keras.Input((NOISE,), name="noise")
-    hidden = layers.Dense(7 * 7 * 2 * hp["channels"], use_bias=False)(noise)
-    hidden = layers.Reshape((7, 7, 2 * hp["channels"]))(hidden)
+    hidden = layers.Reshape((7, 7, 2 * hp["channels"]))(layers.Dense(98 * hp["channels"], use_bias=False)(noise))
     hidden = ops.relu(layers.BatchNormalization(momentum=0.9)(hidden))
     # Kernels that the stride divides overlap evenly: others leave a checkerboard.
     hidden = layers.Conv2DTranspose(hp["channels"], 4, strides=2, padding="same", use_bias=False)(hidden)
     hidden = ops.relu(layers.BatchNormalization(momentum=0.9)(hidden))  # (B, 14, 14, channels)
-    made = layers.Conv2DTranspose(1, 4, strides=2, padding="same", activation="sigmoid")(hidden)
+    hidden = layers.Conv2DTranspose(hp["channels"] // 2, 4, strides=2, padding="same", use_bias=False)(hidden)
+    hidden = ops.relu(layers.BatchNormalization(momentum=0.9)(hidden))  # (B, 28, 28, channels / 2)
+    made = layers.Conv2D(1, 3, padding="same", activation="sigmoid")(hidden)
     generator = keras.Model(noise, made, name="generator")
 
     images = keras.Input((28, 28, 1), name="images")
@@ -100,7 +105,7 @@ class Adversaries(keras.Model):
         self.discriminator_optimizer = keras.optimizers.Adam(pace, hp["beta_1"])
         self.generator_optimizer.build(generator.trainable_variables)
         self.discriminator_optimizer.build(discriminator.trainable_variables)
-        self.loss_name, self.averaging = hp["loss"], hp["averaging"]
+        self.loss_name, self.averaging, self.flatness = hp["loss"], hp["averaging"], hp["flatness"]
         self.means = [keras.metrics.Mean(name) for name in ("loss", "discriminator_loss")]
         self.seed = keras.random.SeedGenerator()
         self.built = True
@@ -120,7 +125,10 @@ class Adversaries(keras.Model):
             if self.loss_name == "wasserstein":
                 share = keras.random.uniform((ops.shape(real)[0], 1, 1, 1), seed=self.seed)
                 between = share * real + (1 - share) * tf.stop_gradient(made)
-                discriminator_loss += 10 * ops.mean(slope_penalty(self.discriminator, between))
+                slopes = ops.sqrt(squared_slopes(self.discriminator, between) + 1e-12)  # The root of 0 has no slope.
+                discriminator_loss += 10 * ops.mean(ops.square(slopes - 1))  # https://arxiv.org/abs/1704.00028, equation 3.
+            else:
+                discriminator_loss += self.flatness / 2 * ops.mean(squared_slopes(self.discriminator, real))
         for network, optimizer, each, mean in (
             (self.generator, self.generator_optimizer, loss, self.means[0]),
             (self.discriminator, self.discriminator_optimizer, discriminator_loss, self.means[1]),
@@ -145,16 +153,16 @@ def losses_of(name, of_real, of_made):
     return (ops.softplus(-of_made) if name == "non-saturating" else -ops.softplus(of_made)), discriminator_loss
 
 
-def slope_penalty(discriminator, images):
-    """How far the norm of the logit's gradient is from 1, squared, for images (B, 28, 28, 1): (B,).
+def squared_slopes(discriminator, images):
+    """The squared norms (B,) of the gradients of the logits with respect to images (B, 28, 28, 1).
 
-    Gulrajani et al.: Improved Training of Wasserstein GANs, 2017, https://arxiv.org/abs/1704.00028, equation 3.
+    Kept small at real images, they keep the game from circling around its solution (Mescheder, Geiger, Nowozin: Which
+    Training Methods for GANs do actually Converge?, 2018, https://arxiv.org/abs/1801.04406, equation 9).
     """
     with tf.GradientTape() as tape:
         tape.watch(images)
         logits = discriminator(images)
-    squares = ops.sum(ops.square(tape.gradient(logits, images)), axis=(1, 2, 3))
-    return ops.square(ops.sqrt(squares + 1e-12) - 1)  # The root of 0 has no finite gradient.
+    return ops.sum(ops.square(tape.gradient(logits, images)), axis=(1, 2, 3))
 
 
 def picture_book(epochs, count=12):
@@ -183,7 +191,8 @@ class AfterEachEpoch(keras.callbacks.Callback):
 def draw(generator, count, seed=0):
     """Images (count, 28, 28, 1) that the generator makes; every call gives the same ones."""
     noise = np.random.default_rng(seed).standard_normal((count, NOISE), dtype="float32")
-    return generator.predict(noise, batch_size=500, verbose=0)
+    images = generator.predict(noise, batch_size=500, verbose=0)
+    return np.clip(1.1 * images - 0.05, 0, 1)  # A sigmoid never ends; paper and ink do.
 
 
 def read(hp, split):
@@ -221,11 +230,10 @@ def evaluate(models, hp):
     """How good the samples are, with and without averaging, and the baseline's."""
     training, images = (read(hp, split) / np.float32(255) for split in ("train", "test"))
     made, unaveraged = (draw(models[name], len(images)) for name in ("model", "generator"))
-    mixture = mixture_samples(training, len(images))
     return {
         **yardstick(made, images),
         **{f"unaveraged_{name}": value for name, value in yardstick(unaveraged, images).items()},
-        **{f"mixture_{name}": value for name, value in yardstick(mixture, images).items()},
+        **{f"mixture_{name}": value for name, value in yardstick(mixture_samples(training, len(images)), images).items()},
         **bounds(training, images),
     }
 
@@ -257,8 +265,7 @@ def show(models, hp):
     ):
         _, digits = features_of(pixels)
         ax.bar(np.arange(10) + offset, np.bincount(digits, minlength=10) / len(digits), 0.4, color=colour, label=label)
-    plain(ax).set(title="How often each digit is generated", xlabel="digit, as LeNet-5 reads it", ylabel="share")
-    ax.set_xticks(range(10))
+    plain(ax).set(title="How often", xlabel="digit, as LeNet-5 reads it", ylabel="share of images", xticks=range(10))
     ax.legend(frameon=False, ncols=2, loc="lower center")
     return {
         "samples": mosaic(made[:120], 12, "Digits made from noise"),
