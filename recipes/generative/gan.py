@@ -100,9 +100,8 @@ class Adversaries(keras.Model):
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
         self.snapshots = picture_book(hp["epochs"])
-        pace = hp["learning_rate"] * hp["discriminator_pace"]
         self.generator_optimizer = keras.optimizers.Adam(hp["learning_rate"], hp["beta_1"])
-        self.discriminator_optimizer = keras.optimizers.Adam(pace, hp["beta_1"])
+        self.discriminator_optimizer = keras.optimizers.Adam(hp["learning_rate"] * hp["discriminator_pace"], hp["beta_1"])
         self.generator_optimizer.build(generator.trainable_variables)
         self.discriminator_optimizer.build(discriminator.trainable_variables)
         self.loss_name, self.averaging, self.flatness = hp["loss"], hp["averaging"], hp["flatness"]
@@ -125,8 +124,9 @@ class Adversaries(keras.Model):
             if self.loss_name == "wasserstein":
                 share = keras.random.uniform((ops.shape(real)[0], 1, 1, 1), seed=self.seed)
                 between = share * real + (1 - share) * tf.stop_gradient(made)
-                slopes = ops.sqrt(squared_slopes(self.discriminator, between) + 1e-12)  # The root of 0 has no slope.
-                discriminator_loss += 10 * ops.mean(ops.square(slopes - 1))  # https://arxiv.org/abs/1704.00028, equation 3.
+                # The root of 0 has no finite slope. https://arxiv.org/abs/1704.00028, equation 3
+                slopes = ops.sqrt(squared_slopes(self.discriminator, between) + 1e-12)
+                discriminator_loss += 10 * ops.mean(ops.square(slopes - 1))
             else:
                 discriminator_loss += self.flatness / 2 * ops.mean(squared_slopes(self.discriminator, real))
         for network, optimizer, each, mean in (
@@ -143,9 +143,9 @@ class Adversaries(keras.Model):
 def losses_of(name, of_real, of_made):
     """The generator's and the discriminator's losses (B, 1), given the latter's logits of real and of made images.
 
-    "saturating" is the game of Goodfellow et al., Generative Adversarial Nets, 2014, https://arxiv.org/abs/1406.2661,
-    equation 1, "non-saturating" the change at the end of their section 3, and "wasserstein", without its penalty, the
-    loss of Arjovsky, Chintala, Bottou: Wasserstein GAN, 2017, https://arxiv.org/abs/1701.07875, equation 3.
+    "saturating" and "non-saturating" are equation 1 and the end of section 3 of Goodfellow et al., 2014,
+    https://arxiv.org/abs/1406.2661; "wasserstein" is equation 3 of Arjovsky, Chintala, Bottou, 2017,
+    https://arxiv.org/abs/1701.07875.
     """
     if name == "wasserstein":
         return -of_made, of_made - of_real
@@ -230,10 +230,11 @@ def evaluate(models, hp):
     """How good the samples are, with and without averaging, and the baseline's."""
     training, images = (read(hp, split) / np.float32(255) for split in ("train", "test"))
     made, unaveraged = (draw(models[name], len(images)) for name in ("model", "generator"))
+    mixture = mixture_samples(training, len(images))
     return {
         **yardstick(made, images),
         **{f"unaveraged_{name}": value for name, value in yardstick(unaveraged, images).items()},
-        **{f"mixture_{name}": value for name, value in yardstick(mixture_samples(training, len(images)), images).items()},
+        **{f"mixture_{name}": value for name, value in yardstick(mixture, images).items()},
         **bounds(training, images),
     }
 
@@ -259,10 +260,7 @@ def show(models, hp):
     between = [(1 - share) * start + share * end for start, end in zip(noise[:8], noise[8:])]
     strip = models["snapshots"].predict(np.arange(hp["epochs"]), verbose=0)
     picture, ax = new(7, 3)
-    for pixels, offset, colour, label in (
-        (images, -0.2, MUTED, "validation images"),
-        (made, 0.2, VALIDATION, "generated images"),
-    ):
+    for pixels, offset, colour, label in ((images, -0.2, MUTED, "validation"), (made, 0.2, VALIDATION, "generated")):
         _, digits = features_of(pixels)
         ax.bar(np.arange(10) + offset, np.bincount(digits, minlength=10) / len(digits), 0.4, color=colour, label=label)
     plain(ax).set(title="How often", xlabel="digit, as LeNet-5 reads it", ylabel="share of images", xticks=range(10))
