@@ -100,8 +100,9 @@ class Adversaries(keras.Model):
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
         self.snapshots = picture_book(hp["epochs"])
-        self.generator_optimizer = keras.optimizers.Adam(hp["learning_rate"], hp["beta_1"])
-        self.discriminator_optimizer = keras.optimizers.Adam(hp["learning_rate"] * hp["discriminator_pace"], hp["beta_1"])
+        rate, beta_1 = hp["learning_rate"], hp["beta_1"]
+        self.generator_optimizer = keras.optimizers.Adam(rate, beta_1)
+        self.discriminator_optimizer = keras.optimizers.Adam(rate * hp["discriminator_pace"], beta_1)
         self.generator_optimizer.build(generator.trainable_variables)
         self.discriminator_optimizer.build(discriminator.trainable_variables)
         self.loss_name, self.averaging, self.flatness = hp["loss"], hp["averaging"], hp["flatness"]
