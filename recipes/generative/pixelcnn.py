@@ -7,7 +7,7 @@ Published 81.30 nats, PixelCNN in van den Oord, Kalchbrenner, Kavukcuoglu: Pixel
           in every step of training, which helps
 Paper     van den Oord et al.: Conditional Image Generation with PixelCNN Decoders, 2016,
           https://arxiv.org/abs/1606.05328. Here the network is small enough for a CPU, kernels cover 2 x 3 pixels,
-          images are shifted instead of kernels masked, and a pixel sees eight rows and columns back.
+          images are shifted instead of kernels masked, and a pixel sees fifteen rows and columns back.
 Answers   What does the network gain over a regression? not measured yet
           What does depth gain? not measured yet
           What does width gain? not measured yet
@@ -15,7 +15,7 @@ Answers   What does the network gain over a regression? not measured yet
           How good are its samples? not measured yet
 
     python -m recipes.generative.pixelcnn
-    python -m recipes.generative.pixelcnn --set layers=3
+    python -m recipes.generative.pixelcnn --set layers=4
     python -m recipes.generative.pixelcnn --try digit.png
 """
 
@@ -37,9 +37,10 @@ PROMISE = {
     "baseline": {"name": "regression on earlier pixels", "metric": "regression_nats"},
     "published": {"value": 81.30, "source": "PixelCNN, van den Oord et al. 2016"},
     "data": ["mnist"],
+    "tolerance": 0.5,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 150, "epochs": 2, "layers": 2, "channels": 4}
-VARIANTS = {"3 layers": {"layers": 3}, "half of the channels": {"channels": 16}}
+VARIANTS = {"4 layers": {"layers": 4}, "twice the channels": {"channels": 24}}
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 SIDE = 28
 REACH = 3  # How many rows above a pixel, and how many columns beside it, the first layer sees.
@@ -48,11 +49,11 @@ REACH = 3  # How many rows above a pixel, and how many columns beside it, the fi
 def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 100, 55_000, default=55_000)  # Images read from each split, at most.
-    hp.Int("epochs", 1, 200, default=3)
+    hp.Int("epochs", 1, 200, default=2)
     hp.Choice("batch_size", [16, 32, 64, 128], default=32)
-    hp.Int("layers", 1, 20, default=5)  # After the first.
-    hp.Int("channels", 4, 256, default=32)
-    hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=5e-3)  # The peak of the one-cycle schedule.
+    hp.Int("layers", 1, 20, default=12)  # After the first.
+    hp.Int("channels", 4, 256, default=12)
+    hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-2)  # The peak of the one-cycle schedule.
     return hp
 
 
