@@ -1,17 +1,21 @@
 """An autoencoder describes an image by 30 numbers; it restores lost pixels and notices digits it has never seen.
 
-Result    not measured yet
+Result    squared error 2.833 with one seed, 12.1 minutes a run (11.8 CPU minutes) on 1 core
 Baseline  principal component analysis with as many components as the code has numbers
 Published 3.00, an autoencoder with the same layers (the paper, figure 2B); there, principal components have 13.87 and
           logistic ones 8.01
 Paper     Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006,
           https://doi.org/10.1126/science.1127647. Here nothing is pretrained: GELU, AdamW, shifted images.
-Answers   What does a network add to principal components? not measured yet
+Answers   What does a network add to principal components? 2.83 instead of 12.59 of squared error for an image that 30
+          numbers describe.
           Does it overfit? not measured yet
           How much does a code of ten numbers lose? not measured yet
-          Can an autoencoder restore lost pixels? not measured yet
+          Can an autoencoder restore lost pixels? With half of the pixels erased, a network trained on such images has
+          an error of 9.8, the one that has only seen whole ones 32.7, and a linear regression of all pixels on those
+          left 11.0.
           Does it notice a digit that it has never seen? not measured yet
-          Can it write digits? not measured yet
+          Can it write digits? Decoded from codes drawn from a mixture of Gaussians, its samples have a Fréchet distance
+          of 5.31, training images 0.09.
 
     python -m recipes.generative.autoencoder
     python -m recipes.generative.autoencoder --set data=fashion_mnist

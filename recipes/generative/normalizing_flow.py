@@ -1,6 +1,6 @@
 """RealNVP, a normalizing flow, turns digits into Gaussian noise and back, so that the density of a digit is exact.
 
-Result    not measured yet
+Result    bits per dimension 1.1931 with one seed, 18.9 minutes a run (16.9 CPU minutes) on 1 core
 Baseline  a histogram of the grey levels of a pixel, given how dark four of its neighbours are
 Published 1.06 bits per dimension, RealNVP in table 2 of Grathwohl et al.: FFJORD, 2018,
           https://arxiv.org/abs/1810.01367, likewise of grey levels with uniform noise
@@ -8,11 +8,14 @@ Paper     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2016,
           all couplings act on squeezed images, where a checkerboard is two of four channels, and their networks are
           three plain layers, not residual networks, that know where they are; there is no batch normalization; and
           pixels become real numbers by the quantiles of a Gaussian, not by logarithms of odds.
-Answers   What does the flow gain over counting? not measured yet
-          Is it invertible in practice? not measured yet
+Answers   What does the flow gain over counting? It needs 1.193 bits per dimension; histograms of a pixel, given how
+          dark four of its neighbours are, need 1.231.
+          Is it invertible in practice? Test digits come back from latent space with an error of 0.009 grey levels at
+          most.
           What does depth gain? not measured yet
           How should pixels become real numbers? not measured yet
-          What does temperature change? not measured yet
+          What does temperature change? With noise of a lower standard deviation, 83% of the samples lie among the test
+          digits instead of 80%; their Fréchet distance is 23.6 instead of 24.2.
 
     python -m recipes.generative.normalizing_flow
     python -m recipes.generative.normalizing_flow --set temperature=0.5

@@ -1,6 +1,6 @@
-"""A Transformer block, its self-attention written out by hand, classifies movie reviews as positive or negative.
+"""A Transformer block, its self-attention written out by hand, classifies movie reviews; a bag of words does better.
 
-Result    not measured yet
+Result    accuracy 0.8811 ± 0.0020 over 3 seeds, 9.0 minutes a run (8.6 CPU minutes) on 1 core
 Baseline  logistic regression on TF-IDF features of all words of a review and of their pairs
 Published 0.8745, keras.io's block (https://keras.io/examples/nlp/text_classification_with_transformer), two heads,
           32 units and learned positions, trained on all 25,000 reviews, not 22,500 as here
@@ -12,7 +12,8 @@ Answers   What does it add that words choose what to attend to? not measured yet
           What does the division by the root of the head's size do? not measured yet
           Which positions are best? not measured yet
           What does the convolution add? not measured yet
-          How does the time grow with the length? not measured yet
+          How does the time grow with the length? A training step on 16 reviews of 64, 256 and 1,024 words takes
+          attention 0.01, 0.04 and 0.79 CPU seconds, an LSTM of as many units 0.02, 0.06 and 0.26.
 
     python -m recipes.transformers.self_attention
     python -m recipes.transformers.self_attention --try "A film that is anything but wonderful."
