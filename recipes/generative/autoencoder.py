@@ -231,7 +231,7 @@ def show(models, hp):
     erased = ops.convert_to_numpy(erase(images, hp["erased"], seed=0))
     reconstructions = np.concatenate([images, reconstruct(model, images), pca(hp, training, images)])
     restored = np.concatenate([images, erased, reconstruct(models["denoising"], erased)])
-    heading = f"Images, their reconstructions from {hp['code']} numbers, and from as many principal components"
+    heading = f"Images, rebuilt from {hp['code']} numbers, and from principal components"
     return {
         "reconstructions": mosaic(reconstructions, 14, heading),
         "denoised": mosaic(restored, 14, "Images, what is left of them, and what the network makes of it"),
