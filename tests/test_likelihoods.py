@@ -13,13 +13,14 @@ from common.cookbook import settings
 from recipes.generative import normalizing_flow, pixelcnn
 
 
-@pytest.fixture(params=["quantile", "logit"])
-def small_flow(request, monkeypatch):
+@pytest.fixture(scope="module", params=["quantile", "logit"])
+def small_flow(request):
     """A flow of images of 8 x 8 pixels with random weights, and three such images with noise, half of each paper."""
-    monkeypatch.setattr(normalizing_flow, "SIDE", 8)
     keras.utils.set_random_seed(0)
     hp = settings.build(normalizing_flow.configure, {**normalizing_flow.TINY, "couplings": 6, "numbers": request.param})
-    model = normalizing_flow.build_model(hp)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normalizing_flow, "SIDE", 8)
+        model = normalizing_flow.build_model(hp)
     for weight in model.trainable_weights:
         weight.assign(0.15 * keras.random.normal(weight.shape))
     return model, keras.random.uniform((3, 8, 8, 1)) * np.where(np.arange(8) % 2, 1, 1 / 256)[:, None].astype("float32")
@@ -115,7 +116,7 @@ def test_samples_that_are_less_noisy_are_more_alike(recipe, tiny_run):
 def small_pixelcnn():
     """A network of random weights, whose logits depend strongly on what it sees."""
     keras.utils.set_random_seed(0)
-    network = pixelcnn.build_model(settings.build(pixelcnn.configure, pixelcnn.TINY)).network
+    network = pixelcnn.build_model(settings.build(pixelcnn.configure, {**pixelcnn.TINY, "layers": 2})).network
     for weight in network.trainable_weights:
         weight.assign(keras.random.normal(weight.shape))
     return network

@@ -162,7 +162,7 @@ def train(hp, seed, callbacks=()):
     return model.network
 
 
-def less_noisy(network, noisy, digits, now, later, guidance=0.0, eta=0.0, seed=None):
+def less_noisy(network, noisy, digits, now, later, guidance=None, eta=0.0, seed=None):
     """One step of sampling, from images (B, 28, 28, 1) at the angle `now` to images at the smaller one `later`.
 
     Equation 12 of Song et al.: DDIM for eta = 0, the DDPM of Ho et al. for eta = 1. guidance: how far predictions for
@@ -171,7 +171,7 @@ def less_noisy(network, noisy, digits, now, later, guidance=0.0, eta=0.0, seed=N
     """
     angles = tf.fill(tf.shape(digits), now)
     velocity = network([noisy, digits, angles])
-    if guidance:
+    if guidance is not None:
         velocity += guidance * (velocity - network([noisy, tf.fill(tf.shape(digits), ANY), angles]))
     image = tf.clip_by_value(tf.cos(now) * noisy - tf.sin(now) * velocity, -1, 1)
     noise = (noisy - tf.cos(now) * image) / tf.sin(now)
@@ -182,21 +182,30 @@ def less_noisy(network, noisy, digits, now, later, guidance=0.0, eta=0.0, seed=N
     return tf.cos(later) * image + tf.sin(later) * noise
 
 
+@functools.lru_cache(maxsize=8)  # A function is traced once for any number of images and steps.
+def sampler(network, guided, eta):
+    """A function from digits (B,), angles (steps + 1,) and guidance to images from -1 to 1, and its source of noise."""
+    seed = keras.random.SeedGenerator(0)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), "int32"), tf.TensorSpec((None,)), tf.TensorSpec(())])
+    def denoise(digits, path, guidance):
+        noisy = keras.random.normal((tf.shape(digits)[0], 28, 28, 1), seed=seed)
+        for step in tf.range(tf.size(path) - 1):
+            now, later = path[step], path[step + 1]
+            noisy = less_noisy(network, noisy, digits, now, later, guidance if guided else None, eta, seed)
+        return noisy
+
+    return denoise, seed
+
+
 @functools.lru_cache(maxsize=32)  # `evaluate` and `show` look at the same samples.
 def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0):
     """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones."""
-    path = tf.constant(angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).astype(int)])
-    seed = keras.random.SeedGenerator(0)
-
-    @tf.function(reduce_retracing=True)
-    def denoise(digits):
-        noisy = keras.random.normal((tf.shape(digits)[0], 28, 28, 1), seed=seed)
-        for step in tf.range(steps):
-            noisy = less_noisy(network, noisy, digits, path[step], path[step + 1], guidance, eta, seed)
-        return noisy
-
+    path = angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).astype(int)]
+    denoise, seed = sampler(network, bool(guidance), eta)
+    seed.state.assign([0, 0])
     batches = tf.data.Dataset.from_tensor_slices(np.array(digits, "int32")).batch(250)
-    images = (np.concatenate([denoise(batch) for batch in batches]) + 1) / 2
+    images = (np.concatenate([denoise(batch, path, guidance) for batch in batches]) + 1) / 2
     return np.clip(1.1 * images - 0.05, 0, 1)  # What noise is left in paper and ink is too faint to be meant.
 
 
