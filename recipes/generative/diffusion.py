@@ -191,8 +191,7 @@ def sampler(network, guided, eta):
     def denoise(digits, path, guidance):
         noisy = keras.random.normal((tf.shape(digits)[0], 28, 28, 1), seed=seed)
         for step in tf.range(tf.size(path) - 1):
-            now, later = path[step], path[step + 1]
-            noisy = less_noisy(network, noisy, digits, now, later, guidance if guided else None, eta, seed)
+            noisy = less_noisy(network, noisy, digits, path[step], path[step + 1], guidance if guided else None, eta, seed)
         return noisy
 
     return denoise, seed
@@ -245,8 +244,7 @@ def predict(model, assets, inputs):
         assets = {}
         predict(model, assets, ["2026"])
     """
-    drawn = [generate(model, tuple(map(int, text))) for text in inputs]
-    return [in_characters(np.concatenate(images, axis=1)) for images in drawn]
+    return [in_characters(np.concatenate(generate(model, tuple(map(int, text))), axis=1)) for text in inputs]
 
 
 def show(network, hp):
