@@ -190,8 +190,8 @@ def sampler(network, guided, eta):
     @tf.function(input_signature=[tf.TensorSpec((None,), "int32"), tf.TensorSpec((None,)), tf.TensorSpec(())])
     def denoise(digits, path, guidance):
         noisy = keras.random.normal((tf.shape(digits)[0], 28, 28, 1), seed=seed)
-        for step in tf.range(tf.size(path) - 1):
-            noisy = less_noisy(network, noisy, digits, path[step], path[step + 1], guidance if guided else None, eta, seed)
+        for n in tf.range(tf.size(path) - 1):
+            noisy = less_noisy(network, noisy, digits, path[n], path[n + 1], guidance if guided else None, eta, seed)
         return noisy
 
     return denoise, seed

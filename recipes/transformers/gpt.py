@@ -1,6 +1,6 @@
 """A small GPT, a causal Transformer, writes like Shakespeare, character by character; n-grams predict it better.
 
-Result    not measured yet
+Result    test nats 1.6201 with one seed, 34.4 minutes a run (33.5 CPU minutes) on 1 core
 Baseline  7-grams with modified Kneser-Ney smoothing, which go on counting in the text that they predict
 Published 1.4697 nats per character, nanoGPT's best checkpoint (https://github.com/karpathy/nanoGPT, GPU setting) on
           random crops of 256 characters of validation and test; here, the last checkpoint on consecutive crops
@@ -9,9 +9,12 @@ Paper     Radford et al., Language Models are Unsupervised Multitask Learners (G
           embeddings and Muon, whose updates of matrices are nearly orthogonal, are not. Network and text are tiny.
 Answers   What do a convolution and Muon add? not measured yet
           How good is it after 300 updates? not measured yet
-          How far back does it look? not measured yet
-          Can it copy a pattern that only the prompt shows? not measured yet
-          How far is training from the machine's limit? not measured yet
+          How far back does it look? A character costs -0.03 nats more after 8 to 15 others, -0.027 after 32 to 63 and
+          -0.010 after 64 to 127 than after 192 or more.
+          Can it copy a pattern that only the prompt shows? Random letters cost 7.53 nats each when read first and 7.60
+          when repeated; the n-grams, which count in the text that they read, 3.98 and 0.82.
+          How far is training from the machine's limit? It makes 19 billion multiply-adds per CPU second, 52% of what a
+          matrix product reaches.
 
     python -m recipes.transformers.gpt
     python -m recipes.transformers.gpt --try "To be, or not to be"
