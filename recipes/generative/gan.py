@@ -1,6 +1,6 @@
 """A generative adversarial network draws digits; by this book's distance, a mixture of 300 Gaussians draws better.
 
-Result    not measured yet
+Result    distance 3.8028 with one seed, 23.1 minutes a run (21.0 CPU minutes) on 1 core
 Baseline  a mixture of 300 Gaussians on the pixels
 Published 1, the recipe's own aim: nobody else measures this distance
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
@@ -9,9 +9,11 @@ Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Dee
           itself, and its slope is penalized; and what is measured is a moving average of the generator's weights
           (Yazici et al.: The Unusual Effectiveness of Averaging in GAN Training, 2018,
           https://arxiv.org/abs/1806.04498).
-Answers   How good are the samples? not measured yet
-          Does the generator draw every digit? not measured yet
-          What is averaging the generator's weights worth? not measured yet
+Answers   How good are the samples? Their Fréchet distance from the test images is 3.80, that of training images 0.09,
+          that of a mixture of Gaussians 0.48; 81.2% of them lie among the test images.
+          Does the generator draw every digit? 7.5% of the samples show the rarest one, and 74.6% of the test images
+          have samples near them.
+          What is averaging the generator's weights worth? The distance is 3.80 instead of 4.09.
           Does the Wasserstein loss help? not measured yet
           What does the penalty on the discriminator's slope do? not measured yet
           Why does the generator not minimize what the discriminator maximizes? not measured yet
