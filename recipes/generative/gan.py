@@ -266,7 +266,7 @@ def show(models, hp):
     for pixels, offset, colour, label in ((images, -0.2, MUTED, "validation"), (made, 0.2, VALIDATION, "generated")):
         _, digits = features_of(pixels)
         ax.bar(np.arange(10) + offset, np.bincount(digits, minlength=10) / len(digits), 0.4, color=colour, label=label)
-    plain(ax).set(title="How often each digit is made", xlabel="digit, as LeNet-5 reads it", ylabel="share", xticks=range(10))
+    plain(ax).set(title="How often each digit is made", xlabel="as LeNet-5 reads it", ylabel="share", xticks=range(10))
     ax.legend(ncols=2, loc="lower center")
     return {
         "samples": mosaic(made[:120], 12, "Digits made from noise"),
