@@ -1,16 +1,19 @@
-"""A diffusion model draws the digits that it is asked for, by removing noise in a few steps.
+"""A diffusion model draws the digits that it is asked for; by this book's distance, a mixture of Gaussians is better.
 
-Result    not measured yet
+Result    distance 4.7353 with one seed, 26.1 minutes a run (21.5 CPU minutes) on 1 core
 Baseline  a mixture of 300 Gaussians on the pixels
 Published 1, the recipe's own aim, since the distance is this book's own
 Paper     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239. Here the
           network predicts a velocity instead of the noise (Salimans, Ho: Progressive Distillation, 2022,
           https://arxiv.org/abs/2202.00512, appendix D), the schedule is a cosine, samples are drawn in 20 steps of DDIM
           (Song, Meng, Ermon, 2020, https://arxiv.org/abs/2010.02502), and the U-Net has three scales and no attention.
-Answers   How good are the samples? not measured yet
-          How many steps does diffusion need? not measured yet
-          DDIM or DDPM? not measured yet
-          What does guidance do? not measured yet
+Answers   How good are the samples? Their Fréchet distance from the test images is 4.74, that of training images 0.09,
+          that of a mixture of Gaussians 0.48; 85.1% of them lie among the test images.
+          How many steps does diffusion need? With a few samples each, the distance is 5.8 after 5 steps of DDIM, 5.6
+          after 10, 5.5 after 20, and 5.7 after 50; that of as many training images is 2.4.
+          DDIM or DDPM? After 10 steps, DDPM has a distance of 2.8 instead of 5.6, and after 1,000 one of 4.0.
+          What does guidance do? With guidance 0, 1 and 3, LeNet-5 reads the digit that was asked for in 77.8%, 96.4%
+          and 99.3% of the samples, and the distance is 4.84, 0.89 and 4.51.
           Which noise schedule? not measured yet
           What is averaging the weights worth? not measured yet
 
