@@ -18,7 +18,6 @@ Answers   How good are the samples? Their Fréchet distance from the test images
           What is averaging the weights worth? not measured yet
 
     python -m recipes.generative.diffusion
-    python -m recipes.generative.diffusion --set steps=50
     python -m recipes.generative.diffusion --try 2026
 """
 
@@ -85,7 +84,7 @@ def build_model(hp):
         hidden = ops.relu(layers.LayerNormalization()(hidden))
         return inputs + layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros")(hidden)
 
-    # Squares of 2 x 2 pixels become channels: full-size feature maps would cost several times as much.
+    # Squares of 2 x 2 pixels become channels, since feature maps of full size would cost several times as much.
     fine = block(layers.Conv2D(channels, 3, padding="same")(ops.space_to_depth(noisy, 2)))  # (B, 14, 14, channels)
     coarse = layers.Dense(2 * channels)(ops.space_to_depth(fine, 2))  # (B, 7, 7, 2 * channels)
     coarse = block(block(coarse))
@@ -180,8 +179,7 @@ def less_noisy(network, noisy, digits, now, later, guidance=None, eta=0.0, seed=
     noise = (noisy - tf.cos(now) * image) / tf.sin(now)
     if eta:
         share = eta * tf.sqrt(1 - (tf.cos(now) / tf.cos(later)) ** 2) / tf.sin(now)  # Equation 16, over sin(later).
-        fresh = keras.random.normal(tf.shape(noise), seed=seed)
-        noise = tf.sqrt(tf.nn.relu(1 - share**2)) * noise + share * fresh
+        noise = tf.sqrt(tf.nn.relu(1 - share**2)) * noise + share * keras.random.normal(tf.shape(noise), seed=seed)
     return tf.cos(later) * image + tf.sin(later) * noise
 
 
@@ -257,17 +255,16 @@ def show(network, hp):
     path = angles_of(hp["schedule"])[np.linspace(STEPS, 0, hp["steps"] + 1).astype(int)]
     for now, later in zip(path, path[1:]):
         strip.append(less_noisy(network, strip[-1], tf.constant(DIGITS), now, later))
-    (training, _), (images, _) = read(hp, "train"), read(hp, "validation")
-    features, _ = features_of(images / 255)
-    distances = by_steps(network, hp, features)
+    training, images = (read(hp, split)[0] / np.float32(255) for split in ("train", "validation"))
+    distances = by_steps(network, hp, features := features_of(images)[0])
     picture, ax = new(7, 4)
     for name, colour in (("DDIM", VALIDATION), ("DDPM", TRAINING)):
         points = {steps: value for (way, steps), value in distances.items() if way == name}
         ax.plot(points.keys(), points.values(), "o-", color=colour, label=name)
-    few = frechet_distance(features_of(training[: hp["few"]] / 255)[0], features)
+    few = frechet_distance(features_of(training[: hp["few"]])[0], features)
     ax.axhline(few, color=MUTED, label="training images")
-    plain(ax).set(xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance")
-    ax.set_title(f"Distance of {hp['few']} samples from validation images")
+    title = f"Distance of {hp['few']} samples from validation images"
+    plain(ax).set(title=title, xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance")
     ax.legend(frameon=False)
     rows = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5
     return {
