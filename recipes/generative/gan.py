@@ -4,9 +4,9 @@ Result    distance 3.8028 with one seed, 23.1 minutes a run (21.0 CPU minutes) o
 Baseline  a mixture of 300 Gaussians on the pixels
 Published 1, the recipe's own aim: nobody else measures this distance
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
-          Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small; the discriminator normalizes layers,
-          not batches, and its slope is penalized; what is measured is a moving average of the generator's weights
-          (Yazici et al., 2018, https://arxiv.org/abs/1806.04498).
+          Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small, the discriminator normalizes
+          layers, not batches, and its slope is penalized; what is measured is a moving average of the generator's
+          weights (Yazici et al., 2018, https://arxiv.org/abs/1806.04498).
 Answers   How good are the samples? Their Fréchet distance from the test images is 3.80, that of training images 0.09,
           that of a mixture of Gaussians 0.48; 81.2% of them lie among the test images.
           Does the generator draw every digit? 7.5% of the samples show the rarest one, and 74.6% of the test images
