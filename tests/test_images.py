@@ -63,8 +63,8 @@ def test_oriented_gradients_ignore_brightness_and_contrast_but_not_direction():
 
 
 def test_an_image_in_characters_has_half_as_many_lines_and_darker_ones_for_more_ink():
-    image = np.array([[0, 0, 1, 0], [0, 1, 1, 0], [1, 0.5, 0, 0], [1, 0.5, 0, 0]], "float32")[..., None]
-    assert images.in_characters(image) == " +@\n@+"
+    image = np.array([[0, 0, 1, 0], [0, 0.9, 1, 0], [1, 0.4, 0, 0], [1, 0.5, 0, 0]], "float32")[..., None]
+    assert images.in_characters(image) == " =@\n@="
 
 
 class Leftist:
