@@ -35,6 +35,7 @@ PROMISE = {
     "baseline": {"name": "TF-IDF and logistic regression", "metric": "tfidf_accuracy"},
     "published": {"value": 0.9282, "source": "Sanh et al. 2019, DistilBERT"},
     "data": ["imdb_reviews", "glue/sst2", "glue/cola", "glue/mrpc"],
+    "tolerance": 0.01,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 130, "glue": 0, "blocks": 1, "units": 32, "pretraining_epochs": 2, "epoch_steps": 3, "steps": 3}
 VARIANTS = {"no convolution": {"kernel_size": 1}}
