@@ -9,7 +9,6 @@ Paper     Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs
 Answers   How good are the translations? not measured yet
           Does one head suffice? not measured yet
           Normalize before or after each sublayer? not measured yet
-          Learned or sinusoidal positions? not measured yet
           What does Muon add? not measured yet
           How much faster is decoding with cached keys and values? not measured yet
 
@@ -49,7 +48,6 @@ TINY = {"examples": 60, "epochs": 2, "layers": 1, "units": 32, "vocabulary_size"
 VARIANTS = {
     "normalized after": {"normalization": "after"},
     "one head": {"heads": 1},
-    "sinusoidal positions": {"positions": "sinusoidal"},
     "AdamW": {"optimizer": "adamw"},
 }
 PINNED = ("vocabulary_size",)  # Perplexity per token depends on it.
@@ -70,7 +68,6 @@ def configure(hp):
     hp.Int("units", 32, 512, step=32, default=128)
     hp.Choice("heads", [1, 2, 4, 8], default=8)
     hp.Choice("normalization", ["before", "after"], default="before")  # Of each sublayer, or of the sum with its input.
-    hp.Choice("positions", ["learned", "sinusoidal"], default="learned")
     hp.Float("dropout", 0.0, 0.7, step=0.1, default=0.2)
     hp.Float("label_smoothing", 0.0, 0.3, step=0.05, default=0.1)
     hp.Choice("optimizer", ["muon", "adamw"], default="muon")
@@ -88,9 +85,8 @@ def build_model(hp):
     dropout = layers.Dropout(hp["dropout"])
 
     def embed(tokens, name):
-        fixed = {"weights": [sinusoids(units)], "trainable": False} if hp["positions"] == "sinusoidal" else {}
         places = ops.cumsum(ops.ones_like(tokens), axis=1) - 1  # 0, 1, 2 ...
-        places = layers.Embedding(LONGEST, units, name=name, **fixed)(places)
+        places = layers.Embedding(LONGEST, units, name=name)(places)
         return dropout(embedding(tokens) * units**0.5 + places)
 
     def attention(value=None, **options):
@@ -132,12 +128,6 @@ def build_model(hp):
         steps_per_execution=8,
     )
     return model
-
-
-def sinusoids(units):
-    """The embeddings of places (LONGEST, units): sine and cosine, of wavelengths from 2 pi to 10,000 times 2 pi."""
-    angles = np.arange(LONGEST)[:, None] / 10_000 ** (np.arange(0, units, 2) / units)
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def read(split, examples):
