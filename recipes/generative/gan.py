@@ -2,7 +2,7 @@
 
 Result    distance 3.8028 with one seed, 23.1 minutes a run (21.0 CPU minutes) on 1 core
 Baseline  a mixture of 300 Gaussians on the pixels
-Published 1, the recipe's own aim: nobody else measures this distance
+Published 1, the recipe's own aim, since the distance is this book's own
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
           Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small, the discriminator normalizes
           layers, not batches, and its slope is penalized; what is measured is a moving average of the generator's

@@ -29,7 +29,7 @@ from keras import layers, ops
 
 from common.callbacks import OneCycle
 from common.data import shuffle
-from common.images import load_object
+from common.images import in_characters, load_object
 from common.plots import mosaic
 from common.samples import binarize, bounds, features_of, regression_nats, yardstick
 
@@ -124,7 +124,8 @@ def load_data(hp, split):
 def read(hp, split):
     """A whole split: images (N, 28, 28, 1), from 0 = paper to 1 = ink."""
     dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
-    return np.stack([image for image, _ in dataset.as_numpy_iterator()]).astype("float32") / 255
+    images, _ = next(dataset.batch(hp["examples"]).as_numpy_iterator())
+    return images / np.float32(255)
 
 
 def train(hp, seed, callbacks=()):
@@ -220,7 +221,7 @@ def sampler(model):
 
 
 def predict(model, assets, inputs):
-    """Completes digits from their upper half: each input is the path of an image file, each output a text drawing.
+    """Completes digits from their upper half: each input is the path of an image file, each output a digit in characters.
 
     An image shows one digit, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -230,9 +231,7 @@ def predict(model, assets, inputs):
         predict(model, assets, ["seven.png"])
     """
     images = binarize(np.stack([load_object(path, length=20) for path in inputs]) / 255)
-    completed = sample(model, images, known_rows=SIDE // 2)[..., 0].astype(int)
-    blocks = np.array(list(" ▀▄█"))  # A character stands for two pixels, one above the other.
-    return ["\n".join(map("".join, blocks[image[::2] + 2 * image[1::2]])) for image in completed]
+    return list(map(in_characters, sample(model, images, known_rows=SIDE // 2)))
 
 
 def show(model, hp):
