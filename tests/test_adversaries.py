@@ -56,6 +56,24 @@ def test_each_optimizer_moves_its_network_alone_and_the_average_follows_slowly(r
             np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss, expected", [("non-saturating", 0.3 / 2 * 9), ("wasserstein", 10 * (3 - 1) ** 2)])
+def test_the_discriminator_pays_for_its_slope(recipe, monkeypatch, loss, expected):
+    hp = settings.build(recipe.configure, {**recipe.TINY, "loss": loss, "flatness": 0.3})
+    images, losses, seen = np.full((8, 28, 28, 1), 255, "uint8"), [], []
+
+    def slopes(discriminator, pixels, squared):
+        seen.append(ops.convert_to_numpy(pixels))
+        return ops.full((len(pixels),), squared)
+
+    for squared in (9.0, 1.0 if loss == "wasserstein" else 0.0):
+        keras.utils.set_random_seed(0)
+        monkeypatch.setattr(recipe, "squared_slopes", lambda *given, squared=squared: slopes(*given, squared))
+        losses.append(float(recipe.build_model(hp).train_step(images)["discriminator_loss"]))
+    assert losses[0] - losses[1] == pytest.approx(expected, rel=1e-4)
+    # At real images, or between them, all ink, and generated ones, which at first are grey.
+    assert seen[0].mean() == 1 if loss == "non-saturating" else 0.55 < seen[0].mean() < 0.95
+
+
 def test_the_last_picture_of_the_training_is_what_the_finished_generator_makes(recipe, tiny_run):
     pages = tiny_run.models["snapshots"].predict(np.arange(tiny_run.hp["epochs"]), verbose=0)
     made = recipe.draw(tiny_run.model, tiny_run.hp["examples"])  # As many as were compared with validation.

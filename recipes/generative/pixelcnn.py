@@ -221,7 +221,7 @@ def sampler(model):
 
 
 def predict(model, assets, inputs):
-    """Completes digits from their upper half: each input is the path of an image file, each output a digit in characters.
+    """Completes digits from their upper half: each input is the path of an image file, each output a whole one in text.
 
     An image shows one digit, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
