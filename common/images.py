@@ -1,5 +1,4 @@
-"""Images: a user's file in the form of the training data, an image as text, predictions for mirror images, and a
-classical classifier."""
+"""Images: a user's file as training data, an image as text, predictions for mirror images, a classical classifier."""
 
 import keras
 import numpy as np

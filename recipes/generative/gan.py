@@ -70,7 +70,7 @@ def configure(hp):
 def build_model(hp):
     """The generator, from noise (B, 64) to images (B, 28, 28, 1) of 0 to 1, and the discriminator, to logits (B, 1)."""
     noise = keras.Input((NOISE,), name="noise")
-    hidden = layers.Reshape((7, 7, 2 * hp["channels"]))(layers.Dense(98 * hp["channels"], use_bias=False)(noise))
+    hidden = layers.Reshape((7, 7, 2 * hp["channels"]))(layers.Dense(7 * 7 * 2 * hp["channels"], use_bias=False)(noise))
     hidden = ops.relu(layers.BatchNormalization(momentum=0.9)(hidden))
     # Kernels that the stride divides overlap evenly: others leave a checkerboard.
     hidden = layers.Conv2DTranspose(hp["channels"], 4, strides=2, padding="same", use_bias=False)(hidden)
