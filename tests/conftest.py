@@ -20,7 +20,7 @@ import keras
 import pytest
 from xdist.scheduler import loadscope
 
-from common.cookbook import catalogue, errors, preparation, runs, settings
+from common.cookbook import catalogue, preparation, runs, settings
 from known_answers import readers
 
 NAMES = [entry.name for entry in catalogue.entries()]
@@ -223,12 +223,14 @@ def tiny_runs(tmp_path_factory):
         if name not in finished:
             try:
                 finished[name] = TinyRun(name, tmp_path_factory.mktemp(name))
-            except preparation.Unavailable as error:
+            except Exception as error:  # Kept: a run that crashes once would crash again for every test.
                 finished[name] = error
             # What a run leaves in memory stays: to look for garbage in it again and again takes a while.
             gc.freeze()
-        if isinstance(finished[name], errors.RecipeError):
+        if isinstance(finished[name], preparation.Unavailable):
             pytest.skip(f"{name}: {finished[name]}")
+        if isinstance(finished[name], Exception):
+            raise finished[name]
         return finished[name]
 
     return get
