@@ -264,7 +264,7 @@ def show(network, hp):
     few = frechet_distance(features_of(training[: hp["few"]])[0], features)
     ax.axhline(few, color=MUTED, label="training images")
     title = f"Distance of {hp['few']} samples from validation images"
-    plain(ax).set(title=title, xscale="log", yscale="log", xlabel="steps of sampling", ylabel="Fréchet distance")
+    plain(ax).set(title=title, xscale="log", xlabel="steps of sampling", ylabel="Fréchet distance", ylim=(0, None))
     ax.legend(frameon=False)
     rows = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5
     return {

@@ -1,6 +1,6 @@
 """PixelCNN writes digits pixel by pixel, each from those before it, so that the likelihood of a digit is exact.
 
-Result    not measured yet
+Result    nats 86.842 with one seed, 27.8 minutes a run (21.6 CPU minutes) on 1 core
 Baseline  a logistic regression of each pixel on all those before it
 Published 81.30 nats, PixelCNN in van den Oord, Kalchbrenner, Kavukcuoglu: Pixel Recurrent Neural Networks, 2016,
           https://arxiv.org/abs/1601.06759, table 4; on images binarized once, in training too; ours are binarized anew
@@ -8,11 +8,14 @@ Published 81.30 nats, PixelCNN in van den Oord, Kalchbrenner, Kavukcuoglu: Pixel
 Paper     van den Oord et al.: Conditional Image Generation with PixelCNN Decoders, 2016,
           https://arxiv.org/abs/1606.05328. Here the network is small enough for a CPU, kernels cover 2 x 3 pixels,
           images are shifted instead of kernels masked, and a pixel sees fifteen rows and columns back.
-Answers   What does the network gain over a regression? not measured yet
+Answers   What does the network gain over a regression? A digit costs 86.84 nats; with a logistic regression on all
+          earlier pixels 97.26.
           What does depth gain? not measured yet
           What does width gain? not measured yet
-          Does it complete a digit as it began? not measured yet
-          How good are its samples? not measured yet
+          Does it complete a digit as it began? Given its upper half, 61% of the completed digits are read by LeNet-5 as
+          the whole digit was.
+          How good are its samples? Their Fréchet distance from the test digits is 13.32, that of training images 0.09,
+          of a Gaussian of the pixels 45.7; 65% lie among the test digits.
 
     python -m recipes.generative.pixelcnn
     python -m recipes.generative.pixelcnn --set layers=4
