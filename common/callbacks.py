@@ -151,7 +151,7 @@ class History(keras.callbacks.Callback):
 
 
 class Resume(History):
-    """Saves the state of every fit after each epoch, and resumes from it bit for bit.
+    """Saves the state of every fit after each epoch, and resumes from it as if nothing had happened.
 
     Keras's BackupAndRestore loses the seeds of dropout and the history. This saves every variable of the model (the
     seeds are among them), of its metrics and of its optimizers, the number of passes that `data.shuffle` has made,

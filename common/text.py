@@ -1,8 +1,10 @@
 """Text for encoder-decoders: subwords, batches for teacher forcing; nearest texts and bag of words as baselines."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tokenizers
+from keras import layers
 from sklearn.linear_model import LogisticRegression
 
 from common.data import bucket
@@ -91,3 +93,12 @@ def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive
             fitted.append(LogisticRegression(C=strength, solver="liblinear").fit(candidates, labels))
             fitted[-1].coef_ *= scale  # Now it applies to rows that are not scaled.
     return max(fitted, key=lambda each: each.score(known_rows, known_labels))
+
+
+def as_network(regression, name):
+    """A logistic regression as a Keras model: sparse rows (N, F) to the probabilities of class 1 (N, 1)."""
+    rows = keras.Input(regression.coef_.shape[1:], sparse=True)
+    model = keras.Model(rows, layers.Dense(1, activation="sigmoid")(rows), name=name)
+    model.compile(jit_compile=False)  # Products of sparse rows can't be compiled.
+    model.set_weights([regression.coef_.T, regression.intercept_])
+    return model

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from common.text import (
     SPECIAL,
+    as_network,
     byte_pair_tokenizer,
     logistic_regression,
     nearest,
@@ -106,3 +108,11 @@ def test_logistic_regression_is_the_best_of_all_candidates_and_applies_to_rows_t
     for naive_bayes in scales:
         found = logistic_regression(rows, labels, known, known_labels, (0.1, 100), naive_bayes)
         assert found.score(known, known_labels) == pytest.approx(max(scores[naive_bayes]))
+
+
+def test_a_regression_as_a_network_predicts_the_same_probabilities():
+    rows = csr_matrix([[0, 2, 0], [1, 0, 0], [0, 0, 3], [1, 1, 0]], dtype="float32")
+    regression = LogisticRegression().fit(rows, [0, 1, 1, 0])
+    network = as_network(regression, "bag")
+    np.testing.assert_allclose(network.predict(rows, verbose=0)[:, 0], regression.predict_proba(rows)[:, 1], rtol=1e-5)
+    assert network.name == "bag"

@@ -4,8 +4,7 @@ Result    not measured yet
 Baseline  logistic regression on TF-IDF features of words and word pairs of the whole text, with the same labels
 Published 0.9282, DistilBERT: https://arxiv.org/abs/1910.01108, 66 M parameters, here 1 M; more text; whole test split.
           Pretrained on imdb_reviews, as here: 0.844, https://keras.io/examples/nlp/masked_language_modeling
-Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805. Here the blocks normalize their inputs, a
-          convolution widens the embeddings, no next sentence is predicted, and means and maxima are classified.
+Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805; here with a convolution, without next sentences
 Answers   What does pretraining add? not measured yet
           Does what was learned from reviews help on GLUE? not measured yet
           How often is a masked piece filled in correctly? not measured yet
@@ -27,7 +26,7 @@ from tokenizers import AddedToken, Tokenizer
 from common.callbacks import OneCycle
 from common.data import bucket, outputs, shuffle
 from common.plots import new, plain
-from common.text import byte_pair_tokenizer, logistic_regression, tokens_of
+from common.text import as_network, byte_pair_tokenizer, logistic_regression, tokens_of
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -201,11 +200,7 @@ def train(hp, seed, callbacks=()):
         scratch.fit(batches, **options)
         tuned.fit(batches, validation_data=validation, **options)  # What a search compares.
         linear = logistic_regression(terms[chosen], labels[chosen], *known[1:], (1, 10, 100), naive_bayes=True)
-        row = keras.Input(terms.shape[1:], sparse=True)
-        bag = keras.Model(row, layers.Dense(1, activation="sigmoid")(row), name=f"tfidf-{stage}")
-        bag.compile(jit_compile=False)
-        bag.set_weights([linear.coef_.T, linear.intercept_])
-        models |= {each.name: each for each in (scratch, frozen, tuned, bag)}
+        models |= {each.name: each for each in (scratch, frozen, tuned, as_network(linear, f"tfidf-{stage}"))}
     return {**models, "model": keras.Model(tuned.input, [tuned.output, base(tuned.input)[1]], name="bert")}
 
 
