@@ -1,8 +1,10 @@
-"""A language model of n-grams, a baseline."""
+"""Counting what stands beside what: baselines for language models."""
 
 import collections
+import math
 
 import numpy as np
+from scipy import sparse
 
 
 def ngram_surprisal(train_text, text, vocabulary_size, order=7, discounts=(0, 0.85, 1.2, 1.5)):
@@ -27,3 +29,29 @@ def ngram_surprisal(train_text, text, vocabulary_size, order=7, discounts=(0, 0.
             if following[context][character] > 1:
                 break  # A shorter context counts different characters before it, not how often each occurs.
     return np.array(nats)
+
+
+def likeliest_between(text, left, right, vocabulary_size, smoothing=100, mixing=3):
+    """The likeliest token between each pair of neighbours, left (N,) and right (N,), by counts in `text` (T,): (N,).
+
+    To the counts of tokens between the same two neighbours, `mixing` more are added in proportion to
+    P(token | left) P(token | right) / P(token), whose first two take in `smoothing` tokens in proportion to P(token).
+    The default values are the best of six pairs on the validation split of imdb_reviews, by less than 0.3%.
+    """
+    pairs = text[:-2].astype("int64") * vocabulary_size + text[2:]
+    known, index = np.unique(pairs, return_inverse=True)
+    ones, shape = np.ones(len(text), "float32"), (vocabulary_size, vocabulary_size)
+    between = sparse.csr_matrix((ones[2:], (index, text[1:-1])), (len(known), vocabulary_size))
+    after = sparse.csr_matrix((ones[1:], (text[:-1], text[1:])), shape)
+    before = after.T.tocsr()
+    share = (np.bincount(text, minlength=vocabulary_size) + 1) / (len(text) + vocabulary_size)  # P(token)
+    guesses = []
+    for first, last in zip(left.astype("int64"), right.astype("int64")):
+        sides = (counts.toarray()[0] + smoothing * share for counts in (after[first], before[last]))
+        product = math.prod(sides) / share
+        estimate = mixing * product / product.sum()
+        place = np.searchsorted(known, first * vocabulary_size + last)
+        if place < len(known) and known[place] == first * vocabulary_size + last:
+            estimate += between[place].toarray()[0]
+        guesses.append(estimate.argmax())
+    return np.array(guesses)

@@ -30,6 +30,8 @@ class Muon(keras.optimizers.Muon):
         )
 
     def _should_use_adamw(self, variable):
+        if variable.path.endswith("bias"):  # The biases of attention have two axes, (heads, size).
+            return True
         if len(variable.shape) in (3, 4):
             return any(re.search(keyword, variable.path) for keyword in self.exclude_layers)
         return super()._should_use_adamw(variable)

@@ -1,11 +1,15 @@
 """Text for encoder-decoders: subwords, batches for teacher forcing; nearest texts and bag of words as baselines."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
 import tokenizers
 from keras import layers
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 
 from common.data import bucket
 
@@ -74,25 +78,36 @@ def nearest(vectorizer, known, texts, count):
     return np.concatenate([np.argpartition(-part.toarray(), count - 1, axis=1)[:, :count] for part in parts])
 
 
-def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive_bayes=False):
-    """The logistic regression that is most accurate on the known rows, for some `strengths` of scikit-learn's C.
+def compare(first, second):
+    """Features of pairs of texts (N, 2 F + 1), from their TF-IDF: what differs, what is common to both, and how much.
+
+    first, second: (N, F), sparse.
+    """
+    return sparse.hstack([abs(first - second), first.minimum(second), first.multiply(second).sum(axis=1)], "csr")
+
+
+def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive_bayes=False, measure=accuracy_score):
+    """The logistic regression that is best on the known rows, for some `strengths` of scikit-learn's C.
 
     rows: (N, F) features, such as TF-IDF. labels: (N,), 0 or 1.
     naive_bayes: whether to try each strength a second time with the features scaled by the log-ratio of the numbers of
         rows that have them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
         then be sparse. The coefficients returned are for features that are not scaled.
+    measure: what is best on the known rows, a function of labels and predicted labels, such as scikit-learn's. For any
+        but accuracy, each strength is also tried with classes that weigh the same in total.
     """
-    scaled = [(rows, 1.0)]
+    scaled, weights = [(rows, 1.0)], (None,) if measure is accuracy_score else (None, "balanced")
     if naive_bayes:
         negative, positive = (1 + np.asarray((rows[labels == each] > 0).sum(axis=0)) for each in (0, 1))  # (1, F)
         log_ratio = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
         scaled.append((rows.multiply(log_ratio).tocsr(), log_ratio))
     fitted = []
     for candidates, scale in scaled:
-        for strength in strengths:
-            fitted.append(LogisticRegression(C=strength, solver="liblinear").fit(candidates, labels))
+        for strength, weight in itertools.product(strengths, weights):
+            regression = LogisticRegression(C=strength, class_weight=weight, solver="liblinear")
+            fitted.append(regression.fit(candidates, labels))
             fitted[-1].coef_ *= scale  # Now it applies to rows that are not scaled.
-    return max(fitted, key=lambda each: each.score(known_rows, known_labels))
+    return max(fitted, key=lambda each: measure(known_labels, each.predict(known_rows)))
 
 
 def as_network(regression, name):

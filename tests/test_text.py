@@ -6,11 +6,13 @@ import tensorflow as tf
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, recall_score
 
 from common.text import (
     SPECIAL,
     as_network,
     byte_pair_tokenizer,
+    compare,
     logistic_regression,
     nearest,
     shift_right,
@@ -108,6 +110,24 @@ def test_logistic_regression_is_the_best_of_all_candidates_and_applies_to_rows_t
     for naive_bayes in scales:
         found = logistic_regression(rows, labels, known, known_labels, (0.1, 100), naive_bayes)
         assert found.score(known, known_labels) == pytest.approx(max(scores[naive_bayes]))
+
+
+def test_a_measure_that_rare_classes_decide_is_worth_weights_that_balance_them():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(600, 1))
+    labels = (rows[:, 0] + generator.normal(size=600) > 2).astype(int)  # One in twelve.
+    parts = rows[:300], labels[:300], rows[300:], labels[300:]
+    recalls = [
+        recall_score(labels[300:], logistic_regression(*parts, (1.0,), measure=measure).predict(rows[300:]))
+        for measure in (accuracy_score, recall_score)
+    ]
+    assert recalls[0] < 0.5 < recalls[1]
+
+
+def test_pairs_are_compared_by_what_differs_and_by_what_is_common():
+    first, second = csr_matrix([[1.0, 2.0, 0.0]]), csr_matrix([[0.0, 3.0, 4.0]])
+    expected = [[1.0, 1.0, 4.0, 0.0, 2.0, 0.0, 6.0]]
+    assert compare(first, second).toarray().tolist() == compare(second, first).toarray().tolist() == expected
 
 
 def test_a_regression_as_a_network_predicts_the_same_probabilities():
