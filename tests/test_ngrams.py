@@ -16,3 +16,13 @@ def test_probabilities_of_n_grams_add_up_to_one_and_do_not_look_ahead():
     np.testing.assert_allclose(np.exp(-nats[:, -1]).sum(), 1)
     np.testing.assert_array_equal(nats[:, :-1], np.tile(nats[0, :-1], (len(nats), 1)))
     assert nats[:, -1].argmin() == VOCABULARY.index("e")  # As in "see", which only `text` has.
+
+
+def test_between_two_neighbours_stands_what_stood_there_or_what_goes_with_both():
+    seen = [[1, 5, 2], [1, 6, 3], [4, 7, 3], [4, 8, 3], [9, 7, 2], [9, 5, 2], [8, 8, 8, 8]]
+    text = np.concatenate(seen).astype("int32")
+    left, right = np.array([1, 1, 4, 0]), np.array([2, 3, 2, 0])
+    guesses = ngrams.likeliest_between(text, left, right, 10, smoothing=0.1)
+    # 4 is followed by 7 and 8, 2 comes after 5 and 7, but never after both; of unknown neighbours, nothing can be said.
+    assert guesses.tolist() == [5, 6, 7, 8]
+    assert np.bincount(text).argmax() == 8
