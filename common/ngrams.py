@@ -7,28 +7,48 @@ import numpy as np
 from scipy import sparse
 
 
-def ngram_surprisal(train_text, text, vocabulary_size, order=7, discounts=(0, 0.85, 1.2, 1.5)):
-    """The nats of every character of `text` (T,), by modified Kneser-Ney smoothing of all counts before it.
+def ngram_surprisal(train_text, texts, vocabulary_size, adaptive=True, order=7, discounts=(0, 0.85, 1.2, 1.5)):
+    """The nats of every character of each text, [(T,), ...], by modified Kneser-Ney smoothing of all counts before it.
 
-    The model goes on counting in `text`, which it predicts one character after another. Order and discounts are those
-    that predict the validation split of tiny_shakespeare best. The smoothing is that of Chen and Goodman, An Empirical
-    Study of Smoothing Techniques for Language Modeling, 1998, with discounts that do not depend on the order.
+    The smoothing is that of Chen and Goodman, An Empirical Study of Smoothing Techniques for Language Modeling, 1998,
+    with discounts that do not depend on the order. Order and discounts are those that predict the validation split of
+    tiny_shakespeare best.
+
+    adaptive: whether the model goes on counting in a text, which it predicts one character after another; it forgets
+        that text before the next.
     """
-    whole, nats = train_text + text, []
     following = collections.defaultdict(collections.Counter)  # {context: {next character: count}}
-    for place, character in enumerate(whole):
-        contexts = [whole[start:place] for start in range(place, max(-1, place - order), -1)]  # The shortest first.
-        if place >= len(train_text):
-            estimate = 1 / vocabulary_size
-            for seen in filter(None, map(following.get, contexts)):
-                freed = sum(discounts[min(count, 3)] for count in seen.values())
-                estimate = (seen[character] - discounts[min(seen[character], 3)] + freed * estimate) / seen.total()
-            nats.append(-np.log(estimate))
-        for context in reversed(contexts):
+
+    def contexts_of(text, place):
+        """The characters before a place, the longest context first."""
+        return [text[start:place] for start in range(max(0, place - order + 1), place + 1)]
+
+    def count(contexts, character):
+        """Counts the character after its contexts, and returns those in which it was counted."""
+        for number, context in enumerate(contexts, 1):
             following[context][character] += 1
             if following[context][character] > 1:
                 break  # A shorter context counts different characters before it, not how often each occurs.
-    return np.array(nats)
+        return contexts[:number]
+
+    for place, character in enumerate(train_text):
+        count(contexts_of(train_text, place), character)
+    nats, before = [], train_text[max(0, len(train_text) - order + 1) :]
+    for text in texts:
+        counted = []
+        nats.append(np.zeros(len(text)))
+        for place, character in enumerate(text):
+            contexts = contexts_of(before + text, len(before) + place)
+            estimate = 1 / vocabulary_size
+            for seen in filter(None, map(following.get, reversed(contexts))):
+                freed = sum(discounts[min(each, 3)] for each in seen.values())
+                estimate = (seen[character] - discounts[min(seen[character], 3)] + freed * estimate) / seen.total()
+            nats[-1][place] = -np.log(estimate)
+            if adaptive:
+                counted += [(context, character) for context in count(contexts, character)]
+        for context, character in counted:
+            following[context] -= collections.Counter([character])  # Keeps no counts of zero.
+    return nats
 
 
 def likeliest_between(text, left, right, vocabulary_size, smoothing=100, mixing=3):

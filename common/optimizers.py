@@ -1,4 +1,4 @@
-"""The Muon optimizer, for convolutions and attention too."""
+"""The Muon optimizer, for convolutions and attention too; a fair choice between it and AdamW."""
 
 import math
 import re
@@ -49,3 +49,20 @@ def matrix_shape(shape):
     """The shape of the matrix that a kernel of this shape is treated as."""
     ways = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
     return min(ways, key=sum) if len(shape) == 3 else ways[-1]
+
+
+def muon_or_adamw(name, model, learning_rate, weight_decay, beta_2=0.999, exclude_layers=()):
+    """Muon for the kernels of a model and AdamW for its other weights, or AdamW for all of them.
+
+    In both cases, AdamW's learning rate is a fifth of Muon's, `learning_rate`, only what Muon may update decays, and
+    equally fast, and gradients whose global norm is above 1 are scaled down to 1.
+
+    name: "muon" or "adamw". beta_2: AdamW's. exclude_layers: see `Muon`.
+    """
+    options = {"adam_beta_2": beta_2, "exclude_layers": list(exclude_layers), "weight_decay": weight_decay}
+    muon = Muon(learning_rate, adam_lr_ratio=0.2, momentum=0.95, global_clipnorm=1.0, **options)
+    if name == "muon":
+        return muon
+    adamw = keras.optimizers.AdamW(learning_rate / 5, 5 * weight_decay, beta_2=beta_2, global_clipnorm=1.0)
+    adamw.exclude_from_weight_decay([each for each in model.trainable_variables if muon._should_use_adamw(each)])
+    return adamw

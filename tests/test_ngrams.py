@@ -12,10 +12,21 @@ VOCABULARY = string.ascii_lowercase + " ,:"
 def test_probabilities_of_n_grams_add_up_to_one_and_do_not_look_ahead():
     train_text, text = "to be, or not to be: that is the question", "to see, or not to s"
     texts = [text + character for character in VOCABULARY]
-    nats = np.array([ngrams.ngram_surprisal(train_text, each, len(VOCABULARY)) for each in texts])
+    nats = np.array(ngrams.ngram_surprisal(train_text, texts, len(VOCABULARY)))
     np.testing.assert_allclose(np.exp(-nats[:, -1]).sum(), 1)
     np.testing.assert_array_equal(nats[:, :-1], np.tile(nats[0, :-1], (len(nats), 1)))
     assert nats[:, -1].argmin() == VOCABULARY.index("e")  # As in "see", which only `text` has.
+    fixed = np.array(ngrams.ngram_surprisal(train_text, texts, len(VOCABULARY), adaptive=False))
+    np.testing.assert_allclose(np.exp(-fixed[:, -1]).sum(), 1)
+    assert fixed[0, 0] == nats[0, 0] and fixed[:, -1].argmin() != VOCABULARY.index("e")
+
+
+def test_n_grams_forget_each_text_before_the_next():
+    train_text, texts = "to be, or not to be", ["zz zz", "to be", "zz zz"]
+    together = ngrams.ngram_surprisal(train_text, texts, len(VOCABULARY))
+    alone = [ngrams.ngram_surprisal(train_text, [text], len(VOCABULARY))[0] for text in texts]
+    for found, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(found, expected)
 
 
 def test_between_two_neighbours_stands_what_stood_there_or_what_goes_with_both():

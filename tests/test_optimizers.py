@@ -51,3 +51,19 @@ def test_adamw_updates_what_is_excluded_and_what_is_not_a_matrix(shape, path):
     adamw = after_steps(keras.optimizers.AdamW(0.01, weight_decay=0.1), shape, path)
     muon = after_steps(optimizers.Muon(**OPTIONS, exclude_layers=["output"]), shape, path)
     np.testing.assert_allclose(muon, adamw, rtol=1e-4, atol=1e-6)
+
+
+def test_under_muon_and_under_adamw_the_same_weights_decay_equally_fast():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = keras.layers.Dense(4)(keras.layers.Embedding(7, 4)(tokens))
+    hidden = keras.layers.MultiHeadAttention(2, 2)(hidden, hidden)
+    model = keras.Model(tokens, keras.layers.Dense(3, name="logits")(keras.layers.LayerNormalization()(hidden)))
+    model.set_weights([np.ones_like(each) for each in model.get_weights()])
+    before = model.get_weights()
+    for name in ("muon", "adamw"):
+        model.set_weights(before)
+        optimizer = optimizers.muon_or_adamw(name, model, 0.1, 0.5, exclude_layers=["logits"])
+        optimizer.apply([0 * each for each in model.trainable_variables], model.trainable_variables)
+        for weight in model.trainable_variables:  # Its gradient is zero.
+            decays = weight.path.endswith("kernel") and "logits" not in weight.path
+            np.testing.assert_allclose(weight, 0.95 if decays else 1.0, rtol=1e-6, err_msg=f"{name}: {weight.path}")

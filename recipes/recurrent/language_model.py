@@ -156,6 +156,7 @@ def train(hp, seed, callbacks=()):
 def evaluate(model, hp):
     """Nats per character on test, the network's and the baseline's; the network's on validation, and both together."""
     (validation, validation_crops), (test, test_crops) = (measure(model, hp, split) for split in ("validation", "test"))
+    ngrams = ngram_surprisal(load_text(hp, "train"), [load_text(hp, "test")], len(VOCABULARY))
     return {
         "test_nats": np.nanmean(test),
         "validation_nats": np.nanmean(validation),
@@ -163,7 +164,7 @@ def evaluate(model, hp):
         "test_crops_nats": np.nanmean(test_crops),
         "crops_nats": np.nanmean(np.concatenate([validation_crops, test_crops])),
         **{f"extra-nats-{n}": nats for n, nats in extra_nats(test, test_crops).items()},
-        "ngram_test_nats": np.mean(ngram_surprisal(load_text(hp, "train"), load_text(hp, "test"), len(VOCABULARY))),
+        "ngram_test_nats": np.mean(ngrams),
     }
 
 

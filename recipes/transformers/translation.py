@@ -31,7 +31,7 @@ from common.callbacks import OneCycle
 from common.datasets import multi30k
 from common.decoding import beam_search, read_on
 from common.metrics import Perplexity, SmoothedCrossEntropy
-from common.optimizers import Muon
+from common.optimizers import muon_or_adamw
 from common.phrases import translate_by_phrases
 from common.plots import heat_map, new
 from common.text import byte_pair_tokenizer, teacher_forcing, tokens_of
@@ -81,7 +81,7 @@ def build_model(hp):
     units, before = hp["units"], hp["normalization"] == "before"
     # One matrix embeds both languages and makes the logits (Press and Wolf 2016): small for these, then rescaled.
     small = keras.initializers.RandomNormal(stddev=units**-0.5)
-    embedding = layers.ReversibleEmbedding(hp["vocabulary_size"], units, embeddings_initializer=small)
+    embedding = layers.ReversibleEmbedding(hp["vocabulary_size"], units, embeddings_initializer=small, name="embedding")
     dropout = layers.Dropout(hp["dropout"])
 
     def embed(tokens, name):
@@ -114,14 +114,11 @@ def build_model(hp):
         hidden = add(hidden, attention(use_causal_mask=True))
         hidden = add(hidden, attention(memory, attention_mask=mask))
         hidden = add(hidden, feed_forward)
-    output = layers.LayerNormalization()(hidden) if before else hidden
-    model = keras.Model([source, shifted], embedding(output, reverse=True), name="translation")
+    states = (layers.LayerNormalization if before else layers.Identity)(name="states")(hidden)  # (B, T, units)
+    model = keras.Model([source, shifted], embedding(states, reverse=True), name="translation")
 
-    rate, options = hp["learning_rate"], {"weight_decay": hp["weight_decay"], "global_clipnorm": 1.0}
-    # Muon leaves embeddings, biases and gains to AdamW, whose rate is a fifth of Muon's in either case.
-    muon = Muon(rate, adam_lr_ratio=0.2, momentum=0.95, **options)
     model.compile(
-        muon if hp["optimizer"] == "muon" else keras.optimizers.AdamW(0.2 * rate, **options),
+        muon_or_adamw(hp["optimizer"], model, hp["learning_rate"], hp["weight_decay"]),
         SmoothedCrossEntropy(hp["label_smoothing"]),
         weighted_metrics=[Perplexity()],
         jit_compile=False,  # It would compile anew for every shape of a batch.
@@ -196,8 +193,9 @@ def decoder(model, cached=True):
     """
     source, shifted = model.inputs
     memory = model.get_layer("memory").output
-    encoder, logits_of = keras.Model(source, memory), keras.Model([shifted, memory, source], model.output)
-    read_new = read_on(logits_of, LONGEST)
+    encoder, inputs = keras.Model(source, memory), [shifted, memory, source]
+    read_new = read_on(keras.Model(inputs, model.output), LONGEST)
+    embedding, states_of = model.get_layer("embedding"), keras.Model(inputs, model.get_layer("states").output)
 
     def read_last(tokens, states):
         source, *kept = states
@@ -208,7 +206,8 @@ def decoder(model, cached=True):
     def read_all(tokens, states):
         before, memory, source = states
         before = tf.concat([before, tokens[:, None]], axis=1)
-        return tf.nn.log_softmax(logits_of([before, memory, source])[:, -1]), [before, memory, source]
+        logits = embedding(states_of([before, memory, source])[:, -1], reverse=True)
+        return tf.nn.log_softmax(logits), [before, memory, source]
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def write(source, beam_size):
