@@ -5,8 +5,8 @@ Baseline  a mixture of 300 Gaussians on the pixels
 Published 1, the recipe's own aim, since the distance is this book's own
 Paper     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239. Here the
           network predicts a velocity instead of the noise (Salimans, Ho: Progressive Distillation, 2022,
-          https://arxiv.org/abs/2202.00512, appendix D), the schedule is a cosine, samples are drawn in 20 steps of DDIM
-          (Song, Meng, Ermon, 2020, https://arxiv.org/abs/2010.02502), and the U-Net has three scales and no attention.
+          https://arxiv.org/abs/2202.00512, appendix D), the schedule is a cosine, guided samples are drawn in 20 steps
+          of DDIM (Song et al., 2020, https://arxiv.org/abs/2010.02502), and a small U-Net has no attention.
 Answers   How good are the samples? Their Fréchet distance from the test images is 4.74, that of training images 0.09,
           that of a mixture of Gaussians 0.48; 85.1% of them lie among the test images.
           How many steps does diffusion need? With a few samples each, the distance is 5.8 after 5 steps of DDIM, 5.6
@@ -33,7 +33,7 @@ from common.callbacks import OneCycle
 from common.data import shuffle
 from common.images import in_characters
 from common.plots import MUTED, TRAINING, VALIDATION, mosaic, new, plain
-from common.samples import bounds, features_of, frechet_distance, mixture_samples, yardstick
+from common.samples import bounds, features_of, frechet_distance, yardstick
 
 PROMISE = {
     "figure": {"metric": "distance", "better": "lower"},
@@ -45,7 +45,8 @@ PROMISE = {
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "channels": 8, "steps": 2, "few": 20, "longest": 5}
 VARIANTS = {"linear schedule": {"schedule": "linear"}, "without averaging": {"averaging": False}}
-PINNED = ("schedule", "steps", "few", "longest")  # The loss depends on the schedule; the others are for sampling.
+# These change what is predicted, how it is sampled, or what is kept, which the validation loss does not tell.
+PINNED = ("schedule", "untold", "averaging", "steps", "guidance", "few", "longest")
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 STEPS = 1000  # From a digit to noise, in training.
 DIGITS, ANY = tuple(range(10)), 10  # The last stands for a digit that is not told.
@@ -62,6 +63,7 @@ def configure(hp):
     hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=6e-3)  # The peak of the one-cycle schedule.
     hp.Boolean("averaging", default=True)  # Whether sampling uses a moving average of the weights.
     hp.Int("steps", 1, 1000, default=20)  # Of sampling.
+    hp.Float("guidance", 0.0, 10.0, default=1.0)  # Of 0, 0.5, 1, 1.5 and 2, the best on validation.
     hp.Int("few", 10, 10_000, step=10, default=250)  # Samples for each comparison.
     hp.Int("longest", 1, 1000, default=1000)  # The most steps that are compared.
     return hp
@@ -73,11 +75,9 @@ def build_model(hp):
     angles, channels = keras.Input((), name="angles"), hp["channels"]
     phases = angles[:, None] * np.geomspace(1, 1000, 32, dtype="float32")
     waves = ops.concatenate([ops.sin(phases), ops.cos(phases)], axis=-1)
-    told = layers.Dense(4 * channels)(waves) + layers.Embedding(ANY + 1, 4 * channels)(digits)
-    told = ops.silu(told)  # (B, 4 * channels)
+    told = ops.silu(layers.Dense(4 * channels)(waves) + layers.Embedding(ANY + 1, 4 * channels)(digits))
 
     def block(inputs):
-        """Two convolutions, between which the block is told the angle and the digit, and a shortcut."""
         width = inputs.shape[-1]
         hidden = ops.relu(layers.LayerNormalization()(inputs))
         hidden = layers.Conv2D(width, 3, padding="same")(hidden) + layers.Dense(width)(told)[:, None, None]
@@ -199,9 +199,12 @@ def sampler(network, guided, eta):
 
 
 @functools.lru_cache(maxsize=32)  # `evaluate` and `show` look at the same samples.
-def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0):
-    """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones."""
-    path = angles_of(schedule)[np.linspace(STEPS, 0, steps + 1).astype(int)]
+def generate(network, digits, steps=20, guidance=1.0, eta=0.0):
+    """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones.
+
+    The network knows angles alone: the path to noise can be the cosine's, whatever the schedule of training was.
+    """
+    path = angles_of("cosine")[np.linspace(STEPS, 0, steps + 1).astype(int)]
     denoise, seed = sampler(network, bool(guidance), eta)
     seed.state.assign([0, 0])
     batches = tf.data.Dataset.from_tensor_slices(np.array(digits, "int32")).batch(250)
@@ -209,28 +212,27 @@ def generate(network, digits, steps=20, schedule="cosine", guidance=0.0, eta=0.0
     return np.clip(1.1 * images - 0.05, 0, 1)  # What noise is left in paper and ink is too faint to be meant.
 
 
-def by_steps(network, hp, features):
-    """The distance of a few samples from real images' features, by DDIM and DDPM: {("DDIM", steps): distance}."""
-    numbers, digits = [number for number in (5, 10, 20, 50) if number < hp["longest"]], DIGITS * (hp["few"] // 10)
-    ways = [(name, number) for name in ("DDIM", "DDPM") for number in numbers] + [("DDPM", hp["longest"])]
-    made = [generate(network, digits, number, hp["schedule"], eta=float(name == "DDPM")) for name, number in ways]
-    return {way: frechet_distance(features_of(images)[0], features) for way, images in zip(ways, made)}
+def few_distances(network, hp, training, images):
+    """The distances of a few samples from real images, {"DDIM-20": 1.5}, and of ten times as many training images."""
+    features, digits = features_of(images)[0], DIGITS * (hp["few"] // 10)
+    ways = [(name, steps) for name in ("DDIM", "DDPM") for steps in (5, 10, 20, 50) if steps < hp["longest"]]
+    found = {}
+    for name, steps in [*ways, ("DDPM", hp["longest"])]:
+        made = generate(network, digits, steps, hp["guidance"], eta=float(name == "DDPM"))
+        found[f"{name}-{steps}"] = frechet_distance(features_of(made)[0], features)
+    parts = np.array_split(training[: 10 * hp["few"]], 10)
+    return found, [frechet_distance(features_of(part)[0], features) for part in parts]
 
 
 def evaluate(network, hp):
     """How good samples are, by number of steps and by strength of guidance, and the baseline's."""
     training, images = (read(hp, split)[0] / np.float32(255) for split in ("train", "test"))
-    features, _ = features_of(images)
-    mixture = yardstick(mixture_samples(training, len(images)), images)
-    results = {
-        **yardstick(generate(network, DIGITS * (len(images) // 10), hp["steps"], hp["schedule"]), images),
-        **{f"mixture_{name}": value for name, value in mixture.items()},
-        **bounds(training, images),
-        "few_training_distance": frechet_distance(features_of(training[: hp["few"]])[0], features),
-    }
-    results |= {f"{name}-{steps}-distance": value for (name, steps), value in by_steps(network, hp, features).items()}
+    made = generate(network, DIGITS * (len(images) // 10), hp["steps"], hp["guidance"])
+    few, chance = few_distances(network, hp, training, images)
+    results = {**yardstick(made, images), **bounds(training, images), **{f"{way}-distance": few[way] for way in few}}
+    results |= {"few_training_distance": np.mean(chance), "few_training_sd": np.std(chance)}
     for guidance in (0, 1, 3):
-        made = generate(network, DIGITS * (4 * hp["few"] // 10), hp["steps"], hp["schedule"], float(guidance))
+        made = generate(network, DIGITS * (4 * hp["few"] // 10), hp["steps"], float(guidance))
         results |= {f"guidance-{guidance}-{name}": value for name, value in yardstick(made, images).items()}
         results[f"guidance-{guidance}-accuracy"] = float(np.mean(features_of(made)[1] == np.arange(len(made)) % 10))
     return results
@@ -251,20 +253,18 @@ def predict(model, assets, inputs):
 def show(network, hp):
     """Samples by strength of guidance, digits at each step from noise, and the distance by number of steps."""
     digits, strip = DIGITS * (4 * hp["few"] // 10), [keras.random.normal((10, 28, 28, 1), seed=0)]
-    guided = [generate(network, digits, hp["steps"], hp["schedule"], guidance)[:40] for guidance in (0.0, 1.0, 3.0)]
-    path = angles_of(hp["schedule"])[np.linspace(STEPS, 0, hp["steps"] + 1).astype(int)]
+    guided = [generate(network, digits, hp["steps"], guidance)[:40] for guidance in (0.0, 1.0, 3.0)]
+    path = angles_of("cosine")[np.linspace(STEPS, 0, hp["steps"] + 1).astype(int)]
     for now, later in zip(path, path[1:]):
         strip.append(less_noisy(network, strip[-1], tf.constant(DIGITS), now, later))
     training, images = (read(hp, split)[0] / np.float32(255) for split in ("train", "validation"))
-    distances = by_steps(network, hp, features := features_of(images)[0])
+    few, chance = few_distances(network, hp, training, images)
     picture, ax = new(7, 4)
     for name, colour in (("DDIM", VALIDATION), ("DDPM", TRAINING)):
-        points = {steps: value for (way, steps), value in distances.items() if way == name}
-        ax.plot(points.keys(), points.values(), "o-", color=colour, label=name)
-    few = frechet_distance(features_of(training[: hp["few"]])[0], features)
-    ax.axhline(few, color=MUTED, label="training images")
-    title = f"Distance of {hp['few']} samples from validation images"
-    plain(ax).set(title=title, xscale="log", xlabel="steps of sampling", ylabel="Fréchet distance", ylim=(0, None))
+        points = [(int(way[5:]), distance) for way, distance in few.items() if way.startswith(name)]
+        ax.plot(*zip(*points), "o-", color=colour, label=name)
+    ax.axhspan(min(chance), max(chance), color=MUTED, alpha=0.3, label="ten times as many training images")
+    plain(ax).set(xscale="log", xlabel="steps", ylabel=f"Fréchet distance of {hp['few']} samples", ylim=(0, None))
     ax.legend(frameon=False)
     rows = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5
     return {

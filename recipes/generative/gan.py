@@ -231,11 +231,9 @@ def evaluate(models, hp):
     """How good the samples are, with and without averaging, and the baseline's."""
     training, images = (read(hp, split) / np.float32(255) for split in ("train", "test"))
     made, unaveraged = (draw(models[name], len(images)) for name in ("model", "generator"))
-    mixture = mixture_samples(training, len(images))
     return {
         **yardstick(made, images),
         **{f"unaveraged_{name}": value for name, value in yardstick(unaveraged, images).items()},
-        **{f"mixture_{name}": value for name, value in yardstick(mixture, images).items()},
         **bounds(training, images),
     }
 

@@ -1,9 +1,9 @@
-"""RealNVP, a normalizing flow, turns digits into Gaussian noise and back, so that the density of a digit is exact.
+"""RealNVP, a normalizing flow, turns digits into noise and back, with an exact density; histograms predict them better.
 
 Result    bits per dimension 1.1931 with one seed, 18.9 minutes a run (16.9 CPU minutes) on 1 core
-Baseline  a histogram of the grey levels of a pixel, given how dark four of its neighbours are
+Baseline  a histogram of the grey levels of a pixel, given how dark eight others are; exact, while the flow has a bound
 Published 1.06 bits per dimension, RealNVP in table 2 of Grathwohl et al.: FFJORD, 2018,
-          https://arxiv.org/abs/1810.01367, likewise of grey levels with uniform noise
+          https://arxiv.org/abs/1810.01367, likewise of grey levels with uniform noise, but larger and trained longer
 Paper     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2016, https://arxiv.org/abs/1605.08803. Here
           all couplings act on squeezed images, where a checkerboard is two of four channels, and their networks are
           three plain layers, not residual networks, that know where they are; there is no batch normalization; and
@@ -40,7 +40,7 @@ from common.samples import bounds, histogram_bits, yardstick
 PROMISE = {
     "figure": {"metric": "bits_per_dimension", "better": "lower"},
     "monitor": {"metric": "val_loss", "better": "lower"},
-    "baseline": {"name": "histograms given four neighbours", "metric": "histogram_bits_per_dimension"},
+    "baseline": {"name": "histograms given eight other pixels", "metric": "histogram_bits_per_dimension"},
     "published": {"value": 1.06, "source": "RealNVP in Grathwohl et al. 2018"},
     "data": ["mnist"],
     "tolerance": 0.02,  # For `verify`, since one seed shows no spread.
@@ -220,6 +220,7 @@ def evaluate(models, hp):
         "histogram_bits_per_dimension": float(np.mean(histogram_bits(training, images))),
         "inversion_error": 256 * np.abs(models["inverse"].predict(latents, batch_size=500, verbose=0) - pixels).max(),
         **yardstick(sample(models["inverse"], len(images)), images / 255),
+        "temperature": hp["temperature"],
         **{f"cool_{name}": value for name, value in cool.items()},
         **bounds(training / 255, images / 255),
     }
@@ -234,7 +235,8 @@ def with_noise(images, seed=0):
 def sample(inverse, count, temperature=1.0):
     """Generated images (count, 28, 28, 1), from 0 to 1; every call gives the same ones."""
     noise = np.random.default_rng(0).standard_normal((count, SIDE * SIDE), dtype="float32")
-    return inverse.predict(temperature * noise, batch_size=500, verbose=0).clip(0, 1)
+    pixels = inverse.predict(temperature * noise, batch_size=500, verbose=0)
+    return (np.floor(256 * pixels) / 255).clip(0, 1)  # Without the noise that grey levels are trained with.
 
 
 def predict(model, assets, inputs):
