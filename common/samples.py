@@ -170,10 +170,10 @@ def histogram_bits(training, images, prior=20):
 
 def contexts(images):
     """The numbers of a pixel's contexts of 0, 2, 4, 6 and 8 others, each (N, 28, 28), for images (N, 28, 28, 1)."""
-    padded = np.pad(images[..., 0], ((0, 0), (2, 0), (2, 2)))
+    padded, (rows, columns) = np.pad(images[..., 0], ((0, 0), (2, 0), (2, 2))), images.shape[1:3]
 
     def other(up, left, edges):
-        return np.digitize(padded[:, 2 - up : 30 - up, 2 - left : 30 - left], edges)
+        return np.digitize(padded[:, 2 - up :, 2 - left :][:, :rows, :columns], edges)
 
     found, fine, coarse = [np.zeros(images.shape[:3], int)], [1, 64, 192, 250], [1, 128]
     found.append(5 * other(0, 1, fine) + other(1, 0, fine))

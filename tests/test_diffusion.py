@@ -85,7 +85,7 @@ def test_every_digit_is_drawn_by_all_the_steps_from_the_same_noise(recipe, tiny_
         tf.py_function(lambda *both: seen.append([each.numpy() for each in both]), [digits, angles], [])
         return knowing(inputs[0], angles)
 
-    images = recipe.generate(network, (3, 1, 4), steps=4)
+    images = recipe.generate(network, (3, 1, 4), steps=4, guidance=0.0)
     expected = (1.1 * (IMAGE[None] + 1) / 2 - 0.05).clip(0, 1)
     np.testing.assert_allclose(images, np.repeat(expected, 3, axis=0), atol=1e-4)
     assert [digits.tolist() for digits, _ in seen] == [[3, 1, 4]] * 4
@@ -104,6 +104,7 @@ def test_the_distance_is_that_from_the_test_images_whatever_is_generated(recipe,
     metrics = recipe.evaluate(tiny_run.model, tiny_run.hp)
     assert metrics["distance"] == pytest.approx(0, abs=1e-3) and metrics["coverage"] == 1
     assert metrics["guidance-3-distance"] < metrics["DDPM-5-distance"] < metrics["few_training_distance"]
+    assert metrics["few_training_sd"] > 0
     assert metrics["mixture_distance"] == tiny_run.results["metrics"]["mixture_distance"] > 1
     digits = recipe.features_of(np.resize(images, (4 * tiny_run.hp["few"], 28, 28, 1)))[1]
     assert metrics["guidance-0-accuracy"] == np.mean(digits == np.arange(len(digits)) % 10)

@@ -123,4 +123,26 @@ def test_a_class_whose_images_are_reconstructed_worse_is_noticed(recipe, tiny_ru
     found = recipe.evaluate(tiny_run.trained, hp)
     assert found["novelty_auc"] == 1.0
     expected = np.mean(np.sum(darker**2, axis=(1, 2, 3)))
-    assert found["squared_error"] == found["undenoised_error"] == pytest.approx(expected)
+    assert found["squared_error"] == pytest.approx(expected)
+    # What is left of the ink is known, here about half of it, and not the network's to make.
+    assert found["undenoised_error"] == found["denoised_error"] == pytest.approx(hp["erased"] * expected, rel=0.1)
+
+
+@AUTOENCODER
+def test_clusters_with_components_of_their_own_rebuild_what_one_set_of_components_cannot(recipe, hp):
+    directions = np.random.default_rng(0).random((2, 1, 28, 28, 1)).astype("float32") / 2
+    amounts = np.random.default_rng(1).uniform(0.8, 1, (2, 60, 1, 1, 1)).astype("float32")
+    # Two lines, through points that are far from each other.
+    training = np.concatenate(amounts * directions + np.reshape([0, 0.5], (2, 1, 1, 1, 1)) * (directions < 0.25))
+    assert hp["code"] == 2
+    whole, parts = recipe.pca(hp, training, training), recipe.clustered_pca(hp, training, training, clusters=2)
+    assert recipe.errors(training, parts).max() < 1e-3
+    one = recipe.clustered_pca({"code": 2}, training, training, clusters=1)
+    assert recipe.errors(training, one).mean() > 0.1 > recipe.errors(training, whole).mean()
+
+
+@AUTOENCODER
+def test_the_distance_to_neighbours_is_that_of_what_training_has_not_shown(recipe):
+    images = np.random.default_rng(0).random((10, 28, 28, 1)).astype("float32")
+    distances = recipe.distance_to_neighbours(np.repeat(images[:5], 3, axis=0), images)
+    assert distances[:5].max() < 0.1 < distances[5:].min()

@@ -83,7 +83,10 @@ def test_the_baseline_s_contexts_are_of_earlier_pixels_alone():
     images = np.random.default_rng(0).integers(0, 256, (50, 28, 28, 1)).astype("uint8")
     changed = images.copy()
     changed[:, 20, 5:] = changed[:, 21:] = 0
-    for before, after in zip(samples.contexts(images), samples.contexts(changed)):
+    contexts = samples.contexts(images)
+    assert [each.max() for each in contexts] == [0, 24, 224, 2_024, 18_224]
+    assert all((finer // 9 == each).all() for each, finer in zip(contexts[1:], contexts[2:]))
+    for before, after in zip(contexts[1:], samples.contexts(changed)[1:]):
         assert (before[:, :20] == after[:, :20]).all() and (before[:, 20, :6] == after[:, 20, :6]).all()
         assert (before[:, 20, 6:] != after[:, 20, 6:]).any()
 
@@ -174,3 +177,17 @@ def test_the_pixelcnn_s_figure_is_that_of_binarized_test_images(recipe, tiny_run
     grey = recipe.read(hp, "train")[:20]
     assert not np.allclose(likelihood(grey), likelihood(grey))
     np.testing.assert_allclose(likelihood(batches[0]), likelihood(batches[0]))
+
+
+@pytest.mark.parametrize("name", ["generative.pixelcnn"])
+def test_a_lower_half_is_copied_from_the_training_digit_with_the_most_similar_upper_half(
+    recipe, tiny_run, hp, monkeypatch
+):
+    binary = recipe.binarize(recipe.read(hp, "test"))
+    monkeypatch.setattr(recipe, "read", lambda hp, split: binary if split == "test" else binary[::-1])
+    monkeypatch.setattr(recipe, "sample", lambda model, images, **_: 0 * images)
+    for name in ("bounds", "yardstick"):
+        monkeypatch.setattr(recipe, name, lambda *_: {})
+    monkeypatch.setattr(recipe, "regression_nats", lambda *_: 0.0)
+    found = recipe.evaluate(tiny_run.model, hp)
+    assert found["copied_alike"] == 1.0 > found["completed_alike"]

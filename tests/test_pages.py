@@ -118,15 +118,17 @@ def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure
 def test_generative_recipes_stand_side_by_side_from_the_nearest_to_the_farthest():
     def measured(name, distance):
         figures = {"distance": distance, "precision": 0.9, "coverage": 0.5, "rarest_digit": 0.08}
-        bounds = {"training_distance": 0.05, "gaussian_distance": 45.7}
-        metrics = {**figures, **bounds}
+        bounds = {"training_distance": 0.05, "mixture_distance": 0.5, "gaussian_distance": 45.7}
+        bounds |= {f"{each}_{share}": 0.9 for each in ("training", "mixture") for share in list(figures)[1:]}
+        metrics = {**figures, **(bounds if name == "near" else {})}  # Older records may lack some.
         return types.SimpleNamespace(name=f"generative.{name}", results={"metrics": metrics, "seconds": 60.0})
 
     lines = pages.samples([measured("far", 3.0), types.SimpleNamespace(results=None), measured("near", 0.7)])
     assert [line.split(" | ")[:2] for line in lines if line.startswith("| ")][1:] == [
         ["| training images", "0.05"],
+        ["| a mixture of Gaussians of the pixels", "0.50"],
         ["| [near](#near)", "0.70"],
         ["| [far](#far)", "3.00"],
         ["| a Gaussian fitted to the pixels", "45.70"],
     ]
-    assert pages.samples([measured("alone", 1.0)]) == []
+    assert pages.samples([measured("near", 1.0)]) == []

@@ -168,14 +168,19 @@ def samples(entries):
         "| model | distance | precision | coverage | rarest digit | minutes (CPU) |",
         "|---|---|---|---|---|---|",
     ]
-    bounds = measured[0].results["metrics"]
-    lines.append(f"| training images | {bounds['training_distance']:.2f} | | | | |")
+
+    def row(name, metrics, prefix="", time=""):
+        shares = (f"{metrics[prefix + each]:.1%}" for each in ("precision", "coverage", "rarest_digit"))
+        return f"| {name} | {metrics[prefix + 'distance']:.2f} | {' | '.join(shares)} | {time} |"
+
+    bounds = next(entry.results["metrics"] for entry in measured if "mixture_coverage" in entry.results["metrics"])
+    lines += [
+        row("training images", bounds, "training_"),
+        row("a mixture of Gaussians of the pixels", bounds, "mixture_"),
+    ]
     for entry in sorted(measured, key=lambda entry: entry.results["metrics"]["distance"]):
-        metrics, name = entry.results["metrics"], entry.name.split(".")[1]
-        lines.append(
-            f"| [{name}](#{name}) | {metrics['distance']:.2f} | {metrics['precision']:.1%} | {metrics['coverage']:.1%} "
-            f"| {metrics['rarest_digit']:.1%} | {minutes(entry.results)} |"
-        )
+        name = entry.name.split(".")[1]
+        lines.append(row(f"[{name}](#{name})", entry.results["metrics"], time=minutes(entry.results)))
     lines.append(f"| a Gaussian fitted to the pixels | {bounds['gaussian_distance']:.2f} | | | | |")
     return [*lines, ""]
 

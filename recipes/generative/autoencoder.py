@@ -208,7 +208,7 @@ def clustered_pca(hp, training, images, clusters=100):
     members, chosen = kmeans.fit_predict(flat(training)), kmeans.predict(flat(images))
     rebuilt = np.zeros_like(images)
     for each in np.unique(chosen):
-        part = {**hp.values, "code": min(hp["code"] - 1, np.sum(members == each))}
+        part = {"code": min(hp["code"] - 1, np.sum(members == each))}
         rebuilt[chosen == each] = pca(part, training[members == each], images[chosen == each])
     return rebuilt
 
