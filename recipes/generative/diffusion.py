@@ -2,7 +2,7 @@
 
 Result    distance 4.7353 with one seed, 26.1 minutes a run (21.5 CPU minutes) on 1 core
 Baseline  a mixture of 300 Gaussians on the pixels
-Published 1, the recipe's own aim, since the distance is this book's own
+Published 0.4, the recipe's own aim, below the mixture; the distance is this book's own
 Paper     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239. Here the
           network predicts a velocity instead of the noise (Salimans, Ho: Progressive Distillation, 2022,
           https://arxiv.org/abs/2202.00512, appendix D), the schedule is a cosine, guided samples are drawn in 20 steps
@@ -39,9 +39,9 @@ PROMISE = {
     "figure": {"metric": "distance", "better": "lower"},
     "monitor": {"metric": "val_loss", "better": "lower"},
     "baseline": {"name": "a mixture of Gaussians", "metric": "mixture_distance"},
-    "published": {"value": 1.0, "source": "the recipe's own aim"},
+    "published": {"value": 0.4, "source": "the recipe's own aim"},
     "data": ["mnist"],
-    "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
+    "tolerance": 0.3,  # For `verify`, since one seed shows no spread.
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "channels": 8, "steps": 2, "few": 20, "longest": 5}
 VARIANTS = {"linear schedule": {"schedule": "linear"}, "without averaging": {"averaging": False}}

@@ -1,8 +1,8 @@
-"""A generative adversarial network draws digits; by this book's distance, a mixture of 300 Gaussians draws better.
+"""A generative adversarial network draws digits; a mixture of 300 Gaussians draws them better, by every measure here.
 
 Result    distance 3.8028 with one seed, 23.1 minutes a run (21.0 CPU minutes) on 1 core
 Baseline  a mixture of 300 Gaussians on the pixels
-Published 1, the recipe's own aim, since the distance is this book's own
+Published 0.4, the recipe's own aim, below the mixture; the distance is this book's own
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
           Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small, the discriminator normalizes
           layers, not batches, and its slope is penalized; what is measured is a moving average of the generator's
@@ -37,7 +37,7 @@ PROMISE = {
     "figure": {"metric": "distance", "better": "lower"},
     "monitor": {"metric": "val_distance", "better": "lower"},
     "baseline": {"name": "a mixture of Gaussians", "metric": "mixture_distance"},
-    "published": {"value": 1.0, "source": "the recipe's own aim"},
+    "published": {"value": 0.4, "source": "the recipe's own aim"},
     "data": ["mnist"],
     "tolerance": 1.0,  # For `verify`, since one seed shows no spread.
 }
@@ -191,7 +191,11 @@ class AfterEachEpoch(keras.callbacks.Callback):
 
 def draw(generator, count, seed=0):
     """Images (count, 28, 28, 1) that the generator makes; every call gives the same ones."""
-    noise = np.random.default_rng(seed).standard_normal((count, NOISE), dtype="float32")
+    return imagine(generator, np.random.default_rng(seed).standard_normal((count, NOISE), dtype="float32"))
+
+
+def imagine(generator, noise):
+    """The images (N, 28, 28, 1), from 0 to 1, that the generator makes of noise (N, NOISE)."""
     images = generator.predict(noise, batch_size=500, verbose=0)
     return np.clip(1.1 * images - 0.05, 0, 1)  # A sigmoid never ends; paper and ink do.
 
@@ -256,7 +260,7 @@ def show(models, hp):
     made = draw(models["model"], len(images))
     noise = np.random.default_rng(0).standard_normal((16, NOISE), dtype="float32")
     share = np.linspace(0, 1, 12, dtype="float32")[:, None]
-    between = [(1 - share) * start + share * end for start, end in zip(noise[:8], noise[8:])]
+    between = np.concatenate([(1 - share) * start + share * end for start, end in zip(noise[:8], noise[8:])])
     strip = models["snapshots"].predict(np.arange(hp["epochs"]), verbose=0)
     picture, ax = new(7, 3)
     for pixels, offset, colour, label in ((images, -0.2, MUTED, "validation"), (made, 0.2, VALIDATION, "generated")):
@@ -267,7 +271,7 @@ def show(models, hp):
     return {
         "samples": mosaic(made[:120], 12, "Digits made from noise"),
         "training": mosaic(strip.reshape(-1, 28, 28, 1), 12, "Each column: the same noise after every epoch"),
-        "between": mosaic(models["model"].predict(np.concatenate(between), verbose=0), 12, "From one noise to another"),
+        "between": mosaic(imagine(models["model"], between), 12, "From one noise to another"),
         "digits": picture,
     }
 
