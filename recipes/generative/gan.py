@@ -18,7 +18,6 @@ Answers   How good are the samples? Their Fréchet distance from the test images
           What if the discriminator learns slowly? not measured yet
 
     python -m recipes.generative.gan
-    python -m recipes.generative.gan --set loss=wasserstein
     python -m recipes.generative.gan --try 7
 """
 
@@ -259,8 +258,7 @@ def show(models, hp):
     images = read(hp, "validation") / 255
     made = draw(models["model"], len(images))
     noise = np.random.default_rng(0).standard_normal((16, NOISE), dtype="float32")
-    share = np.linspace(0, 1, 12, dtype="float32")[:, None]
-    between = np.concatenate([(1 - share) * start + share * end for start, end in zip(noise[:8], noise[8:])])
+    between = np.linspace(noise[:8], noise[8:], 12, axis=1, dtype="float32").reshape(-1, NOISE)
     strip = models["snapshots"].predict(np.arange(hp["epochs"]), verbose=0)
     picture, ax = new(7, 3)
     for pixels, offset, colour, label in ((images, -0.2, MUTED, "validation"), (made, 0.2, VALIDATION, "generated")):
