@@ -43,7 +43,7 @@ PROMISE = {
     "data": ["tiny_shakespeare"],
     "tolerance": 0.015,  # For `verify`, since one seed shows no spread.
 }
-TINY = {"examples": 1010, "epochs": 2, "batch_size": 3, "context": 16, "layers": 1, "heads": 2, "units": 8}
+TINY = {"examples": 1010, "epochs": 2, "batch_size": 3, "context": 16, "layers": 1, "units": 8, "optimizer": "adamw"}
 VARIANTS = {
     "without convolution": {"convolution": 0},
     "AdamW": {"optimizer": "adamw"},

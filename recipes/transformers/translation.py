@@ -44,7 +44,7 @@ PROMISE = {
     "data": ["multi30k"],
     "tolerance": 1.5,  # For `verify`, since one seed shows no spread.
 }
-TINY = {"examples": 60, "epochs": 2, "layers": 1, "units": 32, "vocabulary_size": 500}
+TINY = {"examples": 60, "epochs": 2, "layers": 1, "units": 32, "vocabulary_size": 500, "optimizer": "adamw"}
 VARIANTS = {
     "normalized after": {"normalization": "after"},
     "one head": {"heads": 1},
