@@ -41,7 +41,7 @@ def sample(step, tokens, states, length, temperature=1.0, seed=0, top_k=None, to
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
-    """The logits (N, V), minus infinity for tokens that `sample` must not draw; equal ones share their fate."""
+    """The logits (N, V), minus infinity for tokens that `sample` must not draw; ties are kept or dropped together."""
     if top_k is not None:
         logits = tf.where(logits < tf.math.top_k(logits, top_k).values[:, -1:], -float("inf"), logits)
     if top_p is not None:
@@ -165,7 +165,7 @@ def read_on(model, length):
 
     Whatever looks back has states: `MultiHeadAttention` with `use_causal_mask`, the keys and values of the last
     `length` tokens, and without it those of the memory, which are computed once; `Conv1D` with `padding="causal"`, its
-    last inputs; `ops.cumsum`, which numbers tokens, its last sum. All other operations must treat every token alone.
+    last inputs; `ops.cumsum`, which numbers tokens, its last sum. All other operations must treat tokens separately.
     """
 
     def read(inputs, states=None):
@@ -176,7 +176,7 @@ def read_on(model, length):
         future.append(count + tf.shape(new)[1])
 
         def extend(values, size):
-            """The last values, zeros where there are none, with the new ones behind them, whose end is kept."""
+            """The last `size` values, or zeros, followed by the new ones; the end of all is kept as a state."""
             zeros = tf.zeros((tf.shape(values)[0], size, *values.shape[2:]), values.dtype)
             extended = tf.concat([next(past, zeros), values], axis=1)
             future.append(tf.ensure_shape(extended[:, tf.shape(values)[1] :], (None, size, *values.shape[2:])))

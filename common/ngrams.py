@@ -14,8 +14,8 @@ def ngram_surprisal(train_text, texts, vocabulary_size, adaptive=True, order=7, 
     with discounts that do not depend on the order. Order and discounts are those that predict the validation split of
     tiny_shakespeare best.
 
-    adaptive: whether the model goes on counting in a text, which it predicts one character after another; it forgets
-        that text before the next.
+    adaptive: whether the model updates its counts after each character of a text that it predicts; these updates are
+        undone before the next text.
     """
     following = collections.defaultdict(collections.Counter)  # {context: {next character: count}}
 

@@ -14,7 +14,7 @@ class Muon(keras.optimizers.Muon):
     As in Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/, the kernel of a 2-D convolution (height,
     width, inputs, outputs) is treated as the matrix (height * width * inputs, outputs), and its updates are nearly
     orthogonal; so are those of `MultiHeadAttention`, (inputs, heads, size) and (heads, size, outputs), and of 1-D
-    convolutions, as the squarer of the two matrices that the axes allow. Their scale and the decoupled weight decay are
+    convolutions, as the more nearly square of the two possible matrices. Their scale and the decoupled weight decay are
     Keras's, from Liu et al., 2025, https://arxiv.org/abs/2502.16982. Output layers train better with AdamW:
     `exclude_layers` takes regular expressions for their variables' paths. By default, AdamW's learning rate is 0.3
     times Muon's, and AdamW applies no weight decay.
@@ -54,8 +54,8 @@ def matrix_shape(shape):
 def muon_or_adamw(name, model, learning_rate, weight_decay, beta_2=0.999, exclude_layers=()):
     """Muon for the kernels of a model and AdamW for its other weights, or AdamW for all of them.
 
-    In both cases, AdamW's learning rate is a fifth of Muon's, `learning_rate`, only what Muon may update decays, and
-    equally fast, and gradients whose global norm is above 1 are scaled down to 1.
+    In both cases, AdamW's learning rate is a fifth of Muon's, which is `learning_rate`; weight decay is equally fast
+    and applies only to what Muon may update; and gradients are clipped to a global norm of 1.
 
     name: "muon" or "adamw". beta_2: AdamW's. exclude_layers: see `Muon`.
     """

@@ -73,7 +73,7 @@ def yardstick(samples, real):
     """Figures of a model's samples beside real images that it was not trained on.
 
     Returns {"distance": Fréchet distance, "precision", "coverage": see above, "rarest_digit": the share of samples of
-    the digit that is generated least often; 0 is a digit that is missing, 0.1 the most possible}.
+    the digit that is generated least often; 0 means that a digit is missing, 0.1 is the maximum}.
     """
     (features, digits), (real_features, _) = features_of(samples), features_of(real)
     precision, coverage = precision_and_coverage(features, real_features)
@@ -86,11 +86,11 @@ def yardstick(samples, real):
 
 
 def bounds(training, real):
-    """What three reference models have: training images, a mixture of Gaussians and one Gaussian of the pixels.
+    """Figures of three reference models: training images, a mixture of Gaussians and one Gaussian of the pixels.
 
     Returns the figures of `yardstick` as "training_distance" and so on, "mixture_distance" and so on, and
-    "gaussian_distance". LeNet-5 was fitted to training images, and a model that copies them has their distance: it does
-    not show memorization.
+    "gaussian_distance". LeNet-5 was fitted to training images, and a model that copies them has the same distance: no
+    figure here reveals memorization.
     """
     flat = training.reshape(len(training), -1)
     rng = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def regression_nats(training, images, epochs=10, batch_size=200, learning_rate=0
 def histogram_bits(training, images, prior=20):
     """Bits per dimension (N,) of images (N, 28, 28, 1), uint8, by a histogram of grey levels for each context.
 
-    A baseline for likelihoods of grey levels: a context is how dark eight pixels are that come before, in coarse steps.
+    A baseline for likelihoods of grey levels: a context is how dark eight earlier pixels are, in coarse steps.
     A histogram starts from `prior` pixels distributed as in the context of six of them, that one likewise from four,
     and so on down to all pixels. What is read, and `prior`, were chosen on validation.
     """

@@ -35,7 +35,7 @@ def byte_pair_tokenizer(texts, vocabulary_size, special=SPECIAL, lowercase=False
 
 def tokens_of(tokenizer, texts, kept=slice(None), end=()):
     """The tokens of each text, of which the slice `kept` is taken, followed by `end`; ragged: (texts, None) int32."""
-    parts = [texts[start : start + 1_000] for start in range(0, len(texts), 1_000)]  # All at once need gigabytes.
+    parts = [texts[start : start + 1_000] for start in range(0, len(texts), 1_000)]  # All at once would need gigabytes.
     lines = [np.array([*line.ids[kept], *end], "int32") for part in parts for line in tokenizer.encode_batch(part)]
     return tf.RaggedTensor.from_row_lengths(np.concatenate(lines), [len(line) for line in lines])
 
@@ -87,13 +87,13 @@ def compare(first, second):
 
 
 def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive_bayes=False, measure=accuracy_score):
-    """The logistic regression that is best on the known rows, for some `strengths` of scikit-learn's C.
+    """The logistic regression that is best on the validation rows, `known_rows`, among `strengths`, values of C.
 
     rows: (N, F) features, such as TF-IDF. labels: (N,), 0 or 1.
     naive_bayes: whether to try each strength a second time with the features scaled by the log-ratio of the numbers of
         rows that have them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
         then be sparse. The coefficients returned are for features that are not scaled.
-    measure: what is best on the known rows, a function of labels and predicted labels, such as scikit-learn's. For any
+    measure: the score that selects one, a function of labels and predicted labels, such as scikit-learn's. For any
         but accuracy, each strength is also tried with classes that weigh the same in total.
     """
     scaled, weights = [(rows, 1.0)], (None,) if measure is accuracy_score else (None, "balanced")

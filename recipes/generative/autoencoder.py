@@ -1,9 +1,9 @@
 """An autoencoder describes an image by 30 numbers, restores lost pixels and writes digits.
 
 Result    squared error 2.833 with one seed, 12.1 minutes a run (11.8 CPU minutes) on 1 core
-Baseline  one of a hundred clusters and its own 29 principal components, clipped to what a pixel can be
+Baseline  k-means with a hundred clusters, each with 29 principal components of its own, clipped to the range of pixels
 Published 3.00, an autoencoder with the same layers (the paper, figure 2B); there, principal components, not clipped
-          to what a pixel can be, have 13.87, and logistic ones 8.01
+          to the range of pixels, have 13.87, and logistic PCA has 8.01
 Paper     Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006,
           https://doi.org/10.1126/science.1127647. Here nothing is pretrained: GELU, AdamW, shifted images.
 Answers   What does a network add to principal components? 2.83 instead of 12.59 of squared error for an image that 30
@@ -69,7 +69,7 @@ def configure(hp):
     hp.Float("weight_decay", 1e-4, 1.0, sampling="log", default=0.1)
     hp.Float("shift", 0.0, 0.2, default=0.08)  # At most, as a share of the image's side: 0.08 is 2 pixels.
     hp.Float("erased", 0.1, 0.9, default=0.5)  # The share of the pixels that the second network does not see.
-    hp.Boolean("novelty", default=False)  # Whether training and validation do without one class.
+    hp.Boolean("novelty", default=False)  # Whether one class is left out of training and validation.
     return hp
 
 
@@ -96,7 +96,7 @@ def build_model(hp, name="autoencoder", erased=0.0):
 
 
 class Autoencoder(keras.Model):
-    """Learns to reconstruct images, which every step shifts at random, from what it leaves of their pixels."""
+    """Learns to reconstruct images, which every step shifts at random, from the pixels that are not erased."""
 
     def __init__(self, inputs, outputs, shift, erased, **options):
         super().__init__(inputs, outputs, **options)
@@ -155,12 +155,12 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """Squared errors of test images, the networks' and the baselines', what they notice, and how good samples are."""
+    """Squared errors of networks and baselines on test, whether they notice a new class, and how good samples are."""
     (training, _), (images, classes) = read(hp, "train"), read(hp, "test")
     erased_training, erased = (ops.convert_to_numpy(erase(each, hp["erased"], seed=0)) for each in (training, images))
     regression = linear_model.Ridge(100).fit(flat(erased_training), flat(training))
     guessed = regression.predict(flat(erased)).clip(0, 1).reshape(images.shape)
-    # What is left of the ink is known.
+    # Ink that was not erased is known.
     restored = [np.where(erased > 0, erased, reconstruct(models[each], erased)) for each in ("denoising", "model")]
     restored.append(np.where(erased > 0, erased, guessed))
     error, pca_error = errors(images, reconstruct(models["model"], images)), errors(images, pca(hp, training, images))
@@ -221,7 +221,7 @@ def distance_to_neighbours(training, images):
 
 
 def generate(model, training, count):
-    """Images (count, 28, 28, 1) decoded from random codes: from a mixture of ten Gaussians, fitted to training images.
+    """Images (count, 28, 28, 1) decoded from random codes, from a mixture of ten Gaussians fitted to training codes.
 
     Ghosh et al.: From Variational to Deterministic Autoencoders, 2020, https://arxiv.org/abs/1903.12436, section 4.
     """
@@ -234,7 +234,7 @@ def generate(model, training, count):
 def predict(model, assets, inputs):
     """How well digits can be reconstructed: each input is the path of an image file, each output such as "error 3.1".
 
-    It is the squared error; compare only images with about as much ink. An image shows one digit, dark on light or
+    It is the squared error; compare only images with similar amounts of ink. An image shows one digit, dark on light or
     light on dark, at any size and position; there are no assets. Raises ValueError for a file that is not an image, or
     that shows nothing.
 
@@ -253,7 +253,7 @@ def show(models, hp):
     erased = ops.convert_to_numpy(erase(images, hp["erased"], seed=0))
     reconstructions = np.concatenate([images, reconstruct(model, images), pca(hp, training, images)])
     restored = np.concatenate([images, erased, reconstruct(models["denoising"], erased)])
-    heading = f"Images, rebuilt from {hp['code']} numbers, and from principal components"
+    heading = f"Images, rebuilt by the network from {hp['code']} numbers, and by PCA from as many"
     return {
         "reconstructions": mosaic(reconstructions, 14, heading),
         "denoised": mosaic(restored, 14, "Images, what is left of them, and what the network makes of it"),

@@ -45,11 +45,10 @@ PROMISE = {
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "channels": 8, "steps": 2, "few": 20, "longest": 5}
 VARIANTS = {"linear schedule": {"schedule": "linear"}, "without averaging": {"averaging": False}}
-# These change what is predicted, how it is sampled, or what is kept, which the validation loss does not tell.
-PINNED = ("schedule", "untold", "averaging", "steps", "guidance", "few", "longest")
+PINNED = ("schedule", "untold", "averaging", "steps", "guidance", "few", "longest")  # `val_loss` cannot judge these.
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
 STEPS = 1000  # From a digit to noise, in training.
-DIGITS, ANY = tuple(range(10)), 10  # The last stands for a digit that is not told.
+DIGITS, ANY = tuple(range(10)), 10  # `ANY` stands for a digit that is not given.
 
 
 def configure(hp):
@@ -58,7 +57,7 @@ def configure(hp):
     hp.Int("epochs", 1, 100, default=7)
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("schedule", ["cosine", "linear"], default="cosine")
-    hp.Int("channels", 8, 128, step=8, default=24)  # Of 14 x 14 places; twice as many of 7 x 7.
+    hp.Int("channels", 8, 128, step=8, default=24)  # At 14 x 14 places; twice as many at 7 x 7.
     hp.Float("untold", 0.0, 0.5, default=0.1)  # The share of training images whose digit the network is not told.
     hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=6e-3)  # The peak of the one-cycle schedule.
     hp.Boolean("averaging", default=True)  # Whether sampling uses a moving average of the weights.
@@ -202,18 +201,18 @@ def sampler(network, guided, eta):
 def generate(network, digits, steps=20, guidance=1.0, eta=0.0):
     """Images (N, 28, 28, 1), from 0 to 1, of the digits (a tuple of N); every call gives the same ones.
 
-    The network knows angles alone: the path to noise can be the cosine's, whatever the schedule of training was.
+    The network is given only angles: samples can follow the cosine schedule, whichever one training followed.
     """
     path = angles_of("cosine")[np.linspace(STEPS, 0, steps + 1).astype(int)]
     denoise, seed = sampler(network, bool(guidance), eta)
     seed.state.assign([0, 0])
     batches = tf.data.Dataset.from_tensor_slices(np.array(digits, "int32")).batch(250)
     images = (np.concatenate([denoise(batch, path, guidance) for batch in batches]) + 1) / 2
-    return np.clip(1.1 * images - 0.05, 0, 1)  # What noise is left in paper and ink is too faint to be meant.
+    return np.clip(1.1 * images - 0.05, 0, 1)  # Removes the faint noise that is left in paper and ink.
 
 
 def few_distances(network, hp, training, images):
-    """The distances of a few samples from real images, {"DDIM-20": 1.5}, and of ten times as many training images."""
+    """The distances of a few samples from real images, {"DDIM-20": 1.5}, and of ten sets of training images."""
     features, digits = features_of(images)[0], DIGITS * (hp["few"] // 10)
     ways = [(name, steps) for name in ("DDIM", "DDPM") for steps in (5, 10, 20, 50) if steps < hp["longest"]]
     found = {}
@@ -233,8 +232,9 @@ def evaluate(network, hp):
     results |= {"few_training_distance": np.mean(chance), "few_training_sd": np.std(chance)}
     for guidance in (0, 1, 3):
         made = generate(network, DIGITS * (4 * hp["few"] // 10), hp["steps"], float(guidance))
-        results |= {f"guidance-{guidance}-{name}": value for name, value in yardstick(made, images).items()}
-        results[f"guidance-{guidance}-accuracy"] = float(np.mean(features_of(made)[1] == np.arange(len(made)) % 10))
+        features, digits = features_of(made)
+        results[f"guidance-{guidance}-distance"] = frechet_distance(features, features_of(images)[0])
+        results[f"guidance-{guidance}-accuracy"] = np.mean(digits == np.arange(len(made)) % 10)
     return results
 
 
@@ -256,20 +256,20 @@ def show(network, hp):
     guided = [generate(network, digits, hp["steps"], guidance)[:40] for guidance in (0.0, 1.0, 3.0)]
     path = angles_of("cosine")[np.linspace(STEPS, 0, hp["steps"] + 1).astype(int)]
     for now, later in zip(path, path[1:]):
-        strip.append(less_noisy(network, strip[-1], tf.constant(DIGITS), now, later))
+        strip.append(less_noisy(network, strip[-1], tf.constant(DIGITS), now, later, hp["guidance"]))
     training, images = (read(hp, split)[0] / np.float32(255) for split in ("train", "validation"))
     few, chance = few_distances(network, hp, training, images)
     picture, ax = new(7, 4)
     for name, colour in (("DDIM", VALIDATION), ("DDPM", TRAINING)):
         points = [(int(way[5:]), distance) for way, distance in few.items() if way.startswith(name)]
         ax.plot(*zip(*points), "o-", color=colour, label=name)
-    ax.axhspan(min(chance), max(chance), color=MUTED, alpha=0.3, label="ten times as many training images")
+    ax.axhspan(min(chance), max(chance), color=MUTED, alpha=0.3, label="ten sets of as many training images")
     plain(ax).set(xscale="log", xlabel="steps", ylabel=f"Fréchet distance of {hp['few']} samples", ylim=(0, None))
     ax.legend(frameon=False)
     rows = np.stack(strip, axis=1).reshape(-1, 28, 28, 1) / 2 + 0.5
     return {
         "process": mosaic(rows, hp["steps"] + 1, "From noise to digits, in the steps of DDIM"),
-        "samples": mosaic(np.concatenate(guided), 20, "Digits that were asked for, with guidance 0, 1 and 3"),
+        "samples": mosaic(np.concatenate(guided), 20, "Digits asked for: two rows each with guidance 0, 1 and 3"),
         "steps": picture,
     }
 

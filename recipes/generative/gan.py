@@ -5,7 +5,7 @@ Baseline  a mixture of 300 Gaussians on the pixels
 Published 0.4, the recipe's own aim, below the mixture; the distance is this book's own
 Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
           Networks, 2015, https://arxiv.org/abs/1511.06434. Here the networks are small, the discriminator normalizes
-          layers, not batches, and its slope is penalized; what is measured is a moving average of the generator's
+          layers, not batches, with a gradient penalty; what is measured is a moving average of the generator's
           weights (Yazici et al., 2018, https://arxiv.org/abs/1806.04498).
 Answers   How good are the samples? Their Fréchet distance from the test images is 3.80, that of training images 0.09,
           that of a mixture of Gaussians 0.48; 81.2% of them lie among the test images.
@@ -57,12 +57,12 @@ def configure(hp):
     hp.Int("epochs", 1, 200, default=12)
     hp.Choice("batch_size", [32, 64, 128, 256], default=64)
     hp.Choice("loss", ["non-saturating", "saturating", "wasserstein"], default="non-saturating")
-    hp.Int("channels", 4, 128, step=2, default=24)  # Of 14 x 14 pixels; twice as many of 7 x 7.
+    hp.Int("channels", 4, 128, step=2, default=24)  # At 14 x 14 pixels; twice as many at 7 x 7.
     hp.Float("learning_rate", 1e-5, 1e-2, sampling="log", default=2e-3)  # The generator's.
     hp.Float("discriminator_pace", 0.01, 10.0, sampling="log", default=1.0)  # Its learning rate over the generator's.
     hp.Float("beta_1", 0.0, 0.9, default=0.0)  # Opponents that change call for little momentum.
-    hp.Float("flatness", 0.0, 10.0, default=0.2)  # The weight of the discriminator's squared slope at real images.
-    hp.Float("averaging", 0.0, 0.9999, default=0.999)  # What an update leaves of the average of the weights.
+    hp.Float("flatness", 0.0, 10.0, default=0.2)  # The weight of the gradient penalty at real images.
+    hp.Float("averaging", 0.0, 0.9999, default=0.999)  # The decay of the moving average of the weights.
     return hp
 
 
@@ -196,7 +196,7 @@ def draw(generator, count, seed=0):
 def imagine(generator, noise):
     """The images (N, 28, 28, 1), from 0 to 1, that the generator makes of noise (N, NOISE)."""
     images = generator.predict(noise, batch_size=500, verbose=0)
-    return np.clip(1.1 * images - 0.05, 0, 1)  # A sigmoid never ends; paper and ink do.
+    return np.clip(1.1 * images - 0.05, 0, 1)  # A sigmoid never reaches 0 or 1; paper and ink do.
 
 
 def read(hp, split):
@@ -242,7 +242,7 @@ def evaluate(models, hp):
 
 
 def predict(model, assets, inputs):
-    """Draws digits: each input is a whole number, which stands for a noise, each output a digit drawn in characters.
+    """Draws digits: each input is a whole number, the seed of the noise, each output a digit drawn in characters.
 
     There are no assets. Raises ValueError for an input that is no whole number of at least 0.
 
@@ -254,7 +254,7 @@ def predict(model, assets, inputs):
 
 
 def show(models, hp):
-    """Samples, the same noise after every epoch, digits between two noises, and how often each digit is made."""
+    """Samples, the same noise after every epoch, digits between two noise vectors, and how often each digit is made."""
     images = read(hp, "validation") / 255
     made = draw(models["model"], len(images))
     noise = np.random.default_rng(0).standard_normal((16, NOISE), dtype="float32")
@@ -264,12 +264,12 @@ def show(models, hp):
     for pixels, offset, colour, label in ((images, -0.2, MUTED, "validation"), (made, 0.2, VALIDATION, "generated")):
         _, digits = features_of(pixels)
         ax.bar(np.arange(10) + offset, np.bincount(digits, minlength=10) / len(digits), 0.4, color=colour, label=label)
-    plain(ax).set(title="How often each digit is made", xlabel="as LeNet-5 reads it", ylabel="share", xticks=range(10))
-    ax.legend(ncols=2, loc="lower center")
+    plain(ax).set(title="How often each digit is made", xlabel="digit (by LeNet-5)", ylabel="share", xticks=range(10))
+    ax.legend(ncols=2, loc="upper left", frameon=False)
     return {
         "samples": mosaic(made[:120], 12, "Digits made from noise"),
-        "training": mosaic(strip.reshape(-1, 28, 28, 1), 12, "Each column: the same noise after every epoch"),
-        "between": mosaic(imagine(models["model"], between), 12, "From one noise to another"),
+        "training": mosaic(strip.reshape(-1, 28, 28, 1), 12, "Each column: one noise vector, after every epoch"),
+        "between": mosaic(imagine(models["model"], between), 12, "From one noise vector to another"),
         "digits": picture,
     }
 

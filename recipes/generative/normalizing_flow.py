@@ -1,13 +1,13 @@
 """RealNVP, a normalizing flow, turns digits into noise and back, with an exact density; histograms predict them better.
 
 Result    bits per dimension 1.1931 with one seed, 18.9 minutes a run (16.9 CPU minutes) on 1 core
-Baseline  a histogram of the grey levels of a pixel, given how dark eight others are; exact, while the flow has a bound
+Baseline  a histogram of the grey levels of a pixel, given how dark eight others are; exact, while the flow's is a bound
 Published 1.06 bits per dimension, RealNVP in table 2 of Grathwohl et al.: FFJORD, 2018,
-          https://arxiv.org/abs/1810.01367, likewise of grey levels with uniform noise, but larger and trained longer
+          https://arxiv.org/abs/1810.01367, also with uniform dequantization, but a larger flow, trained longer
 Paper     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2016, https://arxiv.org/abs/1605.08803. Here
           all couplings act on squeezed images, where a checkerboard is two of four channels, and their networks are
-          three plain layers, not residual networks, that know where they are; there is no batch normalization; and
-          pixels become real numbers by the quantiles of a Gaussian, not by logarithms of odds.
+          three plain layers with a bias for each place, not residual networks; there is no batch normalization; and
+          pixels become real numbers as quantiles of a Gaussian, not as logits.
 Answers   What does the flow gain over counting? It needs 1.193 bits per dimension; histograms of a pixel, given how
           dark four of its neighbours are, need 1.231.
           Is it invertible in practice? Test digits come back from latent space with an error of 0.009 grey levels at
@@ -49,7 +49,7 @@ TINY = {"examples": 100, "epochs": 2, "couplings": 1, "channels": 4}
 VARIANTS = {"4 couplings": {"couplings": 4}, "logarithms of odds": {"numbers": "logit"}}
 PINNED = ("temperature",)  # Training does not depend on it.
 SPLITS = {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"}
-SIDE, PAPER = 28, 0.8  # The share of all pixels that are paper, grey level 0.
+SIDE, PAPER = 28, 0.8  # PAPER: the share of all pixels that are paper, grey level 0.
 # Which pixels of a square of 2 x 2 are read.
 MASKS = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
 
@@ -81,7 +81,7 @@ def build_model(hp):
 
 
 def coupling(side, channels, mask, hp):
-    """From values (B, side, side, channels) to log-scale and shift: 0 where the mask is 1, and made of those values."""
+    """From values (B, side, side, channels) to log-scale and shift, made of those where the mask is 1, and 0 there."""
     rows = np.eye(channels, dtype="float32")  # One for each channel.
     mask = np.repeat(mask, channels // 4)
     kept, changed = rows[mask == 1], rows[mask == 0]
@@ -101,7 +101,7 @@ def spread(pixels, numbers):
     """Pixels from 0 to 1 to unbounded numbers, and the logarithms of the slopes, both (B, 28, 28, 1).
 
     "logit" is section 4.1 of the paper with an alpha of 0.05. "quantile" gives the grey level of paper as large a share
-    of a Gaussian as of the pixels; from a peak 1/256 wide, scaling and shifting would make no Gaussian.
+    of a Gaussian as of the pixels; scaling and shifting could not turn a peak 1/256 wide into a Gaussian.
     """
     if numbers == "logit":
         inner = 0.05 + 0.9 * pixels
@@ -109,7 +109,7 @@ def spread(pixels, numbers):
     levels = 256 * pixels
     share = PAPER * ops.minimum(levels, 1) + (1 - PAPER) * ops.maximum(levels - 1, 0) / 255
     values = math.sqrt(2) * ops.erfinv(2 * ops.clip(share, 1e-6, 1 - 1e-6) - 1)
-    slopes = 256 * ops.where(levels < 1, PAPER, (1 - PAPER) / 255)  # Of the share; over the density, of the values.
+    slopes = 256 * ops.where(levels < 1, PAPER, (1 - PAPER) / 255)  # The share's; divided by the density, the values'.
     return values, ops.log(slopes) + (ops.square(values) + math.log(2 * math.pi)) / 2
 
 
@@ -145,7 +145,7 @@ def decode(latents, scales, numbers):
         halves = [ops.reshape(each, (-1, side, side, channels // 2)) for each in (values, half)]
         values = ops.concatenate(halves, axis=-1)
         for each in reversed(couplings):
-            log_scale, shift = each(values)  # The masked values, from which these follow, are as they were.
+            log_scale, shift = each(values)  # Made of the masked values, which did not change.
             values = (values - shift) * ops.exp(-log_scale)
         values = ops.depth_to_space(values, 2)
     return gather(values, numbers)
@@ -210,7 +210,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(models, hp):
-    """Bits per dimension of flow and baseline, how exactly the flow inverts, and the figures of its samples."""
+    """Bits per dimension of flow and baseline, how exactly the flow inverts, and how good samples are."""
     training, images = read(hp, "train"), read(hp, "test")
     pixels = with_noise(images)
     latents, log_determinants = models["model"].predict(pixels, batch_size=500, verbose=0)
@@ -242,7 +242,7 @@ def sample(inverse, count, temperature=1.0):
 def predict(model, assets, inputs):
     """How probable a digit is: each input is the path of an image file, each output its bits per dimension.
 
-    Untypical digits have more; simple strokes can have fewer. An image shows one digit, dark on light or light on dark,
+    Atypical digits need more; simple strokes can need fewer. An image shows one digit, dark on light or light on dark,
     at any size and position; there are no assets. Raises ValueError for a file that is not an image, or that shows
     nothing.
 
@@ -263,8 +263,8 @@ def show(models, hp):
     between = np.concatenate([start + share * (end - start) for start, end in zip(latents[::2], latents[1::2])])
     morphed = models["inverse"].predict(between.astype("float32"), verbose=0).clip(0, 1)
     return {
-        "samples": mosaic(np.concatenate(noise), 20, "Samples at temperature 0.4, 0.6, 0.8 and 1.0, one in each row"),
-        "interpolations": mosaic(morphed, 12, "On the straight line in latent space between two validation digits"),
+        "samples": mosaic(np.concatenate(noise), 20, "Samples at temperature 0.4, 0.6, 0.8 and 1.0, one row for each"),
+        "interpolations": mosaic(morphed, 12, "On straight lines in latent space, each between two validation digits"),
     }
 
 

@@ -3,8 +3,8 @@
 Result    nats 86.842 with one seed, 27.8 minutes a run (21.6 CPU minutes) on 1 core
 Baseline  a logistic regression of each pixel on all those before it
 Published 81.30 nats, PixelCNN in van den Oord, Kalchbrenner, Kavukcuoglu: Pixel Recurrent Neural Networks, 2016,
-          https://arxiv.org/abs/1601.06759, table 4; on images binarized once, in training too; ours are binarized anew
-          in every step, and trained on for two epochs
+          https://arxiv.org/abs/1601.06759, table 4; there, all images are binarized once; here, training binarizes
+          them anew in every step, and lasts two epochs
 Paper     van den Oord et al.: Conditional Image Generation with PixelCNN Decoders, 2016,
           https://arxiv.org/abs/1606.05328. Here the network is small enough for a CPU, kernels cover 2 x 3 pixels,
           images are shifted instead of kernels masked, and a pixel sees fifteen rows and columns back.
@@ -69,7 +69,7 @@ def build_model(hp):
     """
     channels = hp["channels"]
     images = keras.Input((SIDE, SIDE, 1), name="images")
-    # Moved by one row or one column, no pixel is among those from which it is predicted.
+    # Shifted by one row or column, so that no pixel is among those from which it is predicted.
     above = layers.ZeroPadding2D(((REACH, 0), (REACH, REACH)))(layers.Cropping2D(((0, 1), (0, 0)))(images))
     left = layers.ZeroPadding2D(((0, 0), (REACH, 0)))(layers.Cropping2D(((0, 0), (0, 1)))(images))
     vertical = gate(layers.Conv2D(2 * channels, (REACH, 2 * REACH + 1), name="vertical_0")(above))
@@ -146,13 +146,13 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Nats of the binarized test images, the network's and the baseline's, and the figures of its samples."""
+    """Nats of the binarized test images, the network's and the baseline's, and how good samples are."""
     training, images = read(hp, "train"), read(hp, "test")
     binary, seen = binarize(images), binarize(training)
     nats = nats_of(model.predict(binary, batch_size=500, verbose=0), binary)
     completed = sample(model, binary[:2_000], known_rows=SIDE // 2)
     halves, known = (each[:, : SIDE // 2].reshape(-1, SIDE**2 // 2) for each in (binary[:2_000], seen))
-    nearest = seen[((known**2).sum(axis=1) - 2 * halves @ known.T).argmin(axis=1)]  # Whose upper half is most alike.
+    nearest = seen[((known**2).sum(axis=1) - 2 * halves @ known.T).argmin(axis=1)]  # By its upper half.
     copied = np.concatenate([binary[:2_000, : SIDE // 2], nearest[:, SIDE // 2 :]], axis=1)
     digits, completed, copied = (features_of(each)[1] for each in (binary[:2_000], completed, copied))
     return {
@@ -228,7 +228,7 @@ def sampler(model):
 
 
 def predict(model, assets, inputs):
-    """Completes digits from their upper half: each input is the path of an image file, each output a whole one in text.
+    """Completes digits from their upper half: each input is an image file's path, each output the digit in characters.
 
     An image shows one digit, dark on light or light on dark, at any size and position; there are no assets. Raises
     ValueError for a file that is not an image, or that shows nothing.
@@ -247,7 +247,7 @@ def show(model, hp):
     completed = [sample(model, images, known_rows=SIDE // 2, seed=seed) for seed in range(4)]
     half = images * (np.arange(SIDE) < SIDE // 2)[:, None, None]
     return {
-        "samples": mosaic(sample(model, np.zeros((160, SIDE, SIDE, 1), "float32")), 20, "Samples"),
+        "samples": mosaic(sample(model, np.zeros((160, SIDE, SIDE, 1), "float32")), 20, "Digits drawn pixel by pixel"),
         "completions": mosaic(
             np.concatenate([images, half, *completed]), 16, "Digits, their upper halves, and four completions of each"
         ),

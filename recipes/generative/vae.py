@@ -3,7 +3,7 @@
 Result    elbo -92.39 ± 0.18 over 3 seeds, 17.4 minutes a run (15.6 CPU minutes) on 1 core
 Baseline  a logistic regression of each pixel on all those before it, whose likelihood is exact
 Published -89.78 nats, the VAE of pythae, 200 importance samples: https://huggingface.co/clementchadebec/reproduced_vae.
-          A harder figure than the bound of -103.3 of https://github.com/altosaar/variational-autoencoder. How pythae
+          A higher bar than the bound of -103.3 of https://github.com/altosaar/variational-autoencoder. How pythae
           binarizes the images is not stated; ours are binarized anew in every step of training, which helps
 Paper     Kingma, Welling: Auto-Encoding Variational Bayes, 2013, https://arxiv.org/abs/1312.6114. Both networks
           have two hidden layers of ReLU here instead of one of tanh, and training binarizes images anew in every step,
@@ -134,7 +134,7 @@ def divergence_of(mean, log_variance):
 
 
 def read(hp, split):
-    """Images (N, 28, 28, 1) from 0 = paper to 1 = ink: grey for training, otherwise binarized, once for all."""
+    """Images (N, 28, 28, 1) from 0 = paper to 1 = ink: grey for training, otherwise binarized once and for all."""
     dataset = tfds.load("mnist", split=SPLITS[split], as_supervised=True).take(hp["examples"])
     images, _ = next(dataset.batch(hp["examples"]).as_numpy_iterator())
     return images / np.float32(255) if split == "train" else binarize(images / 255)
@@ -226,7 +226,7 @@ def decode(model, codes):
 def predict(model, assets, inputs):
     """How probable digits are: each input is the path of an image file, each output such as "-85.2 nats".
 
-    It is the importance-weighted bound of 1,000 codes; compare only images with about as much ink. An image shows
+    It is the importance-weighted bound of 1,000 codes; compare only images with similar amounts of ink. An image shows
     one digit, dark on light or light on dark, at any size and position; there are no assets. Raises ValueError for a
     file that is not an image, or that shows nothing.
 

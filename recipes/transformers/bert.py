@@ -1,9 +1,9 @@
-"""A small BERT learns to fill in masked words of movie reviews, and is then fine-tuned on reviews, sentences and pairs.
+"""A small BERT learns to fill in masked words of reviews, then is fine-tuned on reviews, sentences and sentence pairs.
 
 Result    not measured yet
 Baseline  logistic regression on TF-IDF of words and word pairs of the whole text, its settings chosen on validation
 Published 0.9282, DistilBERT: https://arxiv.org/abs/1910.01108; 66 M parameters, pretrained on Wikipedia and books
-Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805; here with a convolution, without next sentences
+Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805; with a convolution, no next-sentence prediction
 Answers   What does pretraining add? not measured yet
           Does it help on GLUE? not measured yet
           How often is a masked piece filled in correctly? not measured yet
@@ -39,7 +39,7 @@ TINY = {"examples": 130, "glue": 0, "blocks": 1, "units": 32, "pretraining_epoch
 VARIANTS = {"no convolution": {"kernel_size": 1}}
 PINNED = ("glue", "pretraining_epochs", "epoch_steps", "steps")
 SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test[:40%]", "glue_test": "validation"}
-TASKS = {  # Data set, texts, in how many of them a term of the baseline must occur, passes over the labels, and score.
+TASKS = {  # Data set, text fields, fewest texts that contain a term of the baseline, epochs, and score.
     "mrpc": ("glue/mrpc", ("sentence1", "sentence2"), 1, 3, metrics.accuracy_score),
     "cola": ("glue/cola", ("sentence",), 1, 3, metrics.matthews_corrcoef),
     "sst2": ("glue/sst2", ("sentence",), 1, 1, metrics.accuracy_score),
@@ -91,7 +91,7 @@ def build_encoder(hp, word_dropout=0.0):
 
 
 def build_model(hp, name="classifier", learning_rate=1e-3):
-    """Tokens (B, T), 0 = padding, to the probability of class 1 (B, 1), from random weights."""
+    """Tokens (B, T), 0 = padding, to the probability of class 1 (B, 1); its weights are random."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     real = ops.not_equal(tokens, 0)
     states = build_encoder(hp, hp["word_dropout"])(tokens)  # (B, T, units)
@@ -105,10 +105,10 @@ def build_model(hp, name="classifier", learning_rate=1e-3):
 
 
 class MaskedWords(keras.Model):
-    """Fills in, from tokens (B, T) and places (B, P) to logits (B, P, V), what each step of training masks anew."""
+    """Predicts tokens that every training step masks anew: tokens (B, T) and places (B, P) to logits (B, P, V)."""
 
     def train_step(self, tokens):
-        """Changes a share of the tokens (B, T), 80% of them to [MASK] and 10% at random, and learns to undo that."""
+        """Picks a share of the tokens (B, T), masks 80% and replaces 10% at random, and learns to restore all."""
         shape, uniform = ops.shape(tokens), functools.partial(keras.random.uniform, seed=self.seed)
         rank = uniform(shape) + ops.cast(tokens >= len(RESERVED), "float32")
         ranks, places = ops.top_k(rank, round(self.share * LENGTH))  # (B, P) each, the highest first.
@@ -120,7 +120,7 @@ class MaskedWords(keras.Model):
 
 @functools.cache
 def read(split, examples, task="imdb"):
-    """The split's texts, tuples of one str or, of pairs, two; their labels (N,), 0 or 1."""
+    """The split's texts, tuples of one str, or of two for sentence pairs; their labels (N,), 0 or 1."""
     name, fields, *_ = TASKS[task]
     part = SPLITS.get(f"{name.split('/')[0]}_{split}", SPLITS[split])
     columns = tfds.load(name, split=part).take(examples).batch(examples).get_single_element()
@@ -130,7 +130,7 @@ def read(split, examples, task="imdb"):
 
 @functools.cache
 def learn(examples, task="imdb"):
-    """From the task's training texts: a tokenizer, of pieces of words; TF-IDF of words, marks and pairs of both."""
+    """From the task's training texts: a subword tokenizer; TF-IDF of words, punctuation marks and pairs of these."""
     texts = [text for each in read("train", examples, task)[0] for text in each]
     options = {"token_pattern": r"[a-z0-9']+|[!?.,]", "ngram_range": (1, 2), "sublinear_tf": True}
     vectorizer = feature_extraction.text.TfidfVectorizer(min_df=TASKS[task][2], **options).fit(texts)
@@ -232,7 +232,7 @@ def evaluate(models, hp):
 
 
 def predict(model, assets, inputs):
-    """Tells what a text is, and what [MASK] may stand for: "negative (0.71), [MASK] = good (0.12), bad (0.08)".
+    """Classifies a text, and suggests words for each [MASK]: "negative (0.71), [MASK] = good (0.12), bad (0.08)".
 
     Of a long text, the network reads the end. Raises ValueError for a text without words.
 

@@ -1,10 +1,10 @@
 """A small GPT, a causal Transformer, writes like Shakespeare, character by character; n-grams predict it better.
 
 Result    test nats 1.6201 with one seed, 34.4 minutes a run (33.5 CPU minutes) on 1 core
-Baseline  7-grams with modified Kneser-Ney smoothing, which go on counting in the text that they predict
+Baseline  7-grams with modified Kneser-Ney smoothing, which keep updating their counts on the text that they predict
 Published 1.4697 nats per character, nanoGPT's best checkpoint (https://github.com/karpathy/nanoGPT, GPU setting) on
           random crops of 256 characters of validation and test; here, the last checkpoint on consecutive crops, of a
-          network with an eighth of its weights that reads a twelfth as many characters
+          network with an eighth as many weights that reads a twelfth as many characters in training
 Paper     Radford et al., Language Models are Unsupervised Multitask Learners (GPT-2), 2019,
           https://openai.com/index/better-language-models. Blocks and positions are the paper's; a convolution over the
           embeddings and Muon, whose updates of matrices are nearly orthogonal, are not. Network and text are tiny.
@@ -51,7 +51,7 @@ VARIANTS = {
     # 300 updates of a network as large as that of nanoGPT's CPU setting.
     "fast": {"epochs": 1, "share": 0.46, "batch_size": 24, "context": 64, "units": 128, "dropout": 0.0},
 }
-PINNED = ("context", "share")  # Both change the cost, and the context how much text the scored crops show.
+PINNED = ("context", "share")  # Both change a trial's cost, and the context also the length of the scored crops.
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 
 # A character's id is its index; any other character is read as a space.
@@ -63,7 +63,7 @@ def configure(hp):
     """Every hyperparameter: its default is the recipe's setting, its range the search space."""
     hp.Int("examples", 1000, 1_003_854, default=1_003_854)  # Characters read from each split, at most.
     hp.Int("epochs", 1, 40, default=7)
-    hp.Float("share", 0.01, 1.0, default=1.0)  # Of the training text's windows, what an epoch reads.
+    hp.Float("share", 0.01, 1.0, default=1.0)  # The share of the training windows that an epoch reads.
     hp.Int("batch_size", 1, 256, default=32)
     hp.Int("context", 8, 512, default=256)  # Characters that the network can attend to, as many as nanoGPT's.
     hp.Int("layers", 1, 12, default=4)
@@ -79,7 +79,7 @@ def configure(hp):
 
 def build_model(hp):
     """GPT-2 with a convolution over its embeddings: characters (B, T), T up to `context`, to logits (B, T, V)."""
-    units, unit_scale = hp["units"], keras.initializers.RandomNormal(stddev=1.0)  # As wide as a block's output.
+    units, unit_scale = hp["units"], keras.initializers.RandomNormal(stddev=1.0)  # The scale of a block's output.
     characters = keras.Input((None,), dtype="int32", name="shifted_characters")  # One place before the targets.
     places = ops.cumsum(ops.ones_like(characters), axis=1) - 1  # 0, 1, 2 ...
     hidden = layers.Embedding(len(VOCABULARY), units, unit_scale, name="embedding")(characters)
@@ -198,7 +198,7 @@ def surprisal(model, rows):
 
 
 def extra_nats(hp, nats, crops):
-    """What a character costs more after n to 2n - 1 others of its crop than after three quarters of the context."""
+    """How much more a character costs after n to 2n - 1 others of its crop than after three quarters of the context."""
     context = hp["context"]
     extra = (crops - nats)[: len(nats) // context * context].reshape(-1, context)[1:]
     return {
@@ -257,7 +257,7 @@ def assets(hp):
 
 
 def show(model, hp):
-    """What a pattern costs when it is read for the second time, and a short context; samples of text."""
+    """What a pattern costs when it is read a second time, and what a short context costs; samples of text."""
     texts = []
     for name, value in (("temperature", 0.5), ("temperature", 1.0), ("top_k", 5), ("top_p", 0.9)):
         texts.append(f"--- {name} {value}\nROMEO:" + generate(model, VOCABULARY, ["ROMEO:"], 400, **{name: value})[0])
@@ -265,11 +265,11 @@ def show(model, hp):
     halves = np.split(surprisal(model, copies(hp)).mean(axis=0), 2)
     for nats, colour, name in zip(halves, (TRAINING, VALIDATION), ("first time", "second time")):
         plain(copying).plot(range(1, len(nats) + 1), nats, color=colour, label=name)
-    copying.set(title="Random letters are read twice", xlabel="letter of the pattern", ylabel="nats", ylim=(0, None))
+    copying.set(title="Random letters, read twice", xlabel="place in pattern", ylabel="nats per letter", ylim=(0, None))
     copying.legend(frameon=False)
     extra = extra_nats(hp, *(held_out(model, hp, "validation", hp["context"] // n) for n in (4, 1)))
     plain(short).bar([f"from {n}" for n in extra], extra.values(), color=VALIDATION)
-    short.set(title="What a short context costs", xlabel="characters in it", ylabel="extra nats per character")
+    short.set(title="What a short context costs", xlabel="characters of context", ylabel="extra nats per character")
     return {"samples": "\n\n".join(texts), "context": picture}
 
 

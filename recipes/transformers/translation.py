@@ -2,10 +2,10 @@
 
 Result    not measured yet
 Baseline  phrase-based translation (Koehn et al. 2003), which passes the published figure too
-Published 36.09 BLEU, greedy: Transformer of bentrevett/pytorch-seq2seq; both texts lower-cased, as spaCy's tokens
-          there, by sacrebleu (13a) here; seq2seq.translation, a GRU with attention, has 38.2, and 39.5 with a beam
+Published 36.09 BLEU, greedy: Transformer of bentrevett/pytorch-seq2seq; both lower-cased, of spaCy's tokens there
+          and of sacrebleu's (13a) here; seq2seq.translation, a GRU with attention, has 38.2, and 39.5 with a beam
 Paper     Vaswani et al., Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762. Here sublayers normalize
-          their inputs (Xiong et al. 2020, https://arxiv.org/abs/2002.04745), and Muon trains.
+          their inputs (Xiong et al. 2020, https://arxiv.org/abs/2002.04745), and the optimizer is Muon.
 Answers   How good are the translations? not measured yet
           Does one head suffice? not measured yet
           Normalize before or after each sublayer? not measured yet
@@ -67,7 +67,7 @@ def configure(hp):
     hp.Int("layers", 1, 6, default=3)  # Of the encoder, and of the decoder.
     hp.Int("units", 32, 512, step=32, default=128)
     hp.Choice("heads", [1, 2, 4, 8], default=8)
-    hp.Choice("normalization", ["before", "after"], default="before")  # Of each sublayer, or of the sum with its input.
+    hp.Choice("normalization", ["before", "after"], default="before")  # Each sublayer, or after its input is added.
     hp.Float("dropout", 0.0, 0.7, step=0.1, default=0.2)
     hp.Float("label_smoothing", 0.0, 0.3, step=0.05, default=0.1)
     hp.Choice("optimizer", ["muon", "adamw"], default="muon")
@@ -79,7 +79,7 @@ def configure(hp):
 def build_model(hp):
     """Teacher forcing: (source (B, S), target shifted right (B, T)), S and T up to `LONGEST`, to logits (B, T, V)."""
     units, before = hp["units"], hp["normalization"] == "before"
-    # One matrix embeds both languages and makes the logits (Press and Wolf 2016): small for these, then rescaled.
+    # One matrix embeds both languages and makes the logits (Press and Wolf 2016): small for logits; `embed` scales up.
     small = keras.initializers.RandomNormal(stddev=units**-0.5)
     embedding = layers.ReversibleEmbedding(hp["vocabulary_size"], units, embeddings_initializer=small, name="embedding")
     dropout = layers.Dropout(hp["dropout"])
@@ -199,7 +199,7 @@ def decoder(model, cached=True):
 
     def read_last(tokens, states):
         source, *kept = states
-        # The keys and values of the encoder's output are among those kept: nothing reads the tokens in its place.
+        # `tokens` only fills the place of the encoder's output, which is not read: its keys and values are kept.
         logits, kept = read_new([tokens[:, None], tokens, source], kept)
         return tf.nn.log_softmax(logits[:, 0]), [source, *kept]
 
