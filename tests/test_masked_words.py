@@ -54,15 +54,12 @@ def test_only_the_masked_places_get_logits_and_they_are_those_of_the_base(recipe
     np.testing.assert_allclose(call(model, [tokens, places]), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_frozen_and_fine_tuned_classifiers_begin_with_what_the_base_has_learned(recipe, tiny_run):
-    models, begun = tiny_run.models, tiny_run.fits.first_weights
-    tokens = recipe.prepare("validation", tiny_run.hp["examples"])[0].to_tensor().numpy()[:4]
-    states = call(models["base"], [tokens])
-    np.testing.assert_allclose(call(models["frozen-100"].get_layer("encoder"), [tokens]), states, rtol=1e-4, atol=1e-5)
-    learned = tiny_run.fits.last_weights["masked-words"]
+def test_fine_tuned_classifiers_begin_with_what_the_base_has_learned(tiny_run):
+    begun, learned = tiny_run.fits.first_weights, tiny_run.fits.last_weights["masked-words"]
     for kind, same in (("fine-tuned", True), ("scratch", False)):
-        first = begun[f"{kind}-100"][0]
-        assert np.array_equal(first, next(each for each in learned if each.shape == first.shape)) == same
+        *encoder, _, _ = begun[f"{kind}-100"]  # The last two are the output layer's.
+        known = [any(np.array_equal(first, each) for each in learned) for first in encoder]
+        assert len(known) > 10 and all(known) == same
 
 
 def test_a_pair_is_read_as_one_text_with_a_mark_between_and_its_order_does_not_matter_to_the_baseline(recipe, hp):
