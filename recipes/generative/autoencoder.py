@@ -6,16 +6,16 @@ Published 3.00, an autoencoder with the same layers (the paper, figure 2B); ther
           to the range of pixels, have 13.87, and logistic PCA has 8.01
 Paper     Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006,
           https://doi.org/10.1126/science.1127647. Here nothing is pretrained: GELU, AdamW, shifted images.
-Answers   What does a network add to principal components? 2.83 instead of 12.59 of squared error for an image that 30
-          numbers describe.
+Answers   What does a network add to principal components? With 30 numbers for an image, the squared error is 2.83
+          instead of 12.59; with the number of one of a hundred clusters and 29 components of its own, it is 6.63.
           Does it overfit? not measured yet
           How much does a code of ten numbers lose? not measured yet
-          Can an autoencoder restore lost pixels? With half of the pixels erased, a network trained on such images has
-          an error of 9.8, the one that has only seen whole ones 32.7, and a linear regression of all pixels on those
-          left 11.0.
+          Can an autoencoder restore lost pixels? With half of the pixels erased, a network trained on such images for 6
+          epochs has an error of 6.5, the one that has only seen whole ones 20.6, and a linear regression of all pixels
+          on the remaining ones 11.0.
           Does it notice a digit that it has never seen? not measured yet
           Can it write digits? Decoded from codes drawn from a mixture of Gaussians, its samples have a Fréchet distance
-          of 5.31, training images 0.09.
+          of 5.31, training images 0.09, a mixture of Gaussians of the pixels 0.48.
 
     python -m recipes.generative.autoencoder
     python -m recipes.generative.autoencoder --set data=fashion_mnist

@@ -8,14 +8,14 @@ Paper     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2016,
           all couplings act on squeezed images, where a checkerboard is two of four channels, and their networks are
           three plain layers with a bias for each place, not residual networks; there is no batch normalization; and
           pixels become real numbers as quantiles of a Gaussian, not as logits.
-Answers   What does the flow gain over counting? It needs 1.193 bits per dimension; histograms of a pixel, given how
-          dark four of its neighbours are, need 1.231.
+Answers   Does the flow predict digits better than counting does? It needs 1.193 bits per dimension; histograms of a
+          pixel, given how dark eight others are, need 1.187.
           Is it invertible in practice? Test digits come back from latent space with an error of 0.009 grey levels at
           most.
-          What does depth gain? not measured yet
+          How much does depth help? not measured yet
           How should pixels become real numbers? not measured yet
-          What does temperature change? With noise of a lower standard deviation, 83% of the samples lie among the test
-          digits instead of 80%; their Fréchet distance is 23.6 instead of 24.2.
+          What does temperature change? With a standard deviation of 0.7, 82% of the samples lie among the test digits
+          instead of 78%; their Fréchet distance is 22.9 instead of 23.5, that of a mixture of Gaussians 0.48.
 
     python -m recipes.generative.normalizing_flow
     python -m recipes.generative.normalizing_flow --set temperature=0.5

@@ -9,13 +9,15 @@ Paper     van den Oord et al.: Conditional Image Generation with PixelCNN Decode
           https://arxiv.org/abs/1606.05328. Here the network is small enough for a CPU, kernels cover 2 x 3 pixels,
           images are shifted instead of kernels masked, and a pixel sees fifteen rows and columns back.
 Answers   What does the network gain over a regression? A digit costs 86.84 nats; with a logistic regression on all
-          earlier pixels 97.26.
-          What does depth gain? not measured yet
-          What does width gain? not measured yet
-          Does it complete a digit as it began? Given its upper half, 61% of the completed digits are read by LeNet-5 as
-          the whole digit was.
+          earlier pixels 97.27.
+          How much does depth help? not measured yet
+          How much does width help? not measured yet
+          Is a completed digit still the same digit? Given its upper half, 61% of the completed digits are read by
+          LeNet-5 as the whole digit was; if the lower half is copied from the training digit whose upper half is most
+          similar, 86%.
           How good are its samples? Their Fréchet distance from the test digits is 13.32, that of training images 0.09,
-          of a Gaussian of the pixels 45.7; 65% lie among the test digits.
+          of a mixture of Gaussians 0.48; 65% of the samples lie among the test digits, and 37% of these have samples
+          near them; with training images for samples, it is 93% and 96%.
 
     python -m recipes.generative.pixelcnn
     python -m recipes.generative.pixelcnn --set layers=4

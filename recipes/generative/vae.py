@@ -10,13 +10,13 @@ Paper     Kingma, Welling: Auto-Encoding Variational Bayes, 2013, https://arxiv.
           as in Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, https://arxiv.org/abs/1509.00519.
 Answers   How tight is the lower bound? The ELBO of the test digits is -92.39 nats, the importance-weighted bound
           -87.93: at least the difference between them is lost by the encoder's Gaussians.
-          What is the bound made of? Given its code, the log-probability of a digit is -66.9 nats; the divergence of the
-          code from the prior takes 25.5 from it.
+          What is the bound made of? Given its code, the log-probability of a digit is -66.9 nats; from this, the
+          divergence of the code from the prior, 25.5 nats, is subtracted.
           How many dimensions does the code use? 20, those whose mean varies from digit to digit.
-          What do two dimensions lose? With a code of two numbers, trained for a third of the epochs, the ELBO is -139.9
-          nats instead of -92.4.
-          How good are its samples? Their Fréchet distance is 12.63, that of training images 0.09, and 91% of them lie
-          among the test digits.
+          How much is lost with only two dimensions? With a code of two numbers, trained for a third of the epochs, the
+          ELBO is -139.9 nats instead of -92.4.
+          How good are its samples? Their Fréchet distance is 12.63, that of training images 0.09, and 91% of the
+          samples lie among the test digits.
 
     python -m recipes.generative.vae
     python -m recipes.generative.vae --set latent=10
