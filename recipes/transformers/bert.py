@@ -245,7 +245,7 @@ def predict(model, assets, inputs):
         tokens = np.array(tokenizer.encode(text).ids, "int32")
         space = (tokens == tokenizer.token_to_id("▁")) & (np.append(0, tokens[:-1]) == MASK)
         tokens = tokens[~space][-LENGTH:]  # A space by itself between [MASK] and a dot was never read in training.
-        if not tokens.size:
+        if not text.strip():
             raise ValueError("an input contains no words: expected a text")
         (probability,), logits = (each[0].numpy() for each in model(tokens[None]))
         answers.append(f"positive ({probability:.2f})" if probability > 0.5 else f"negative ({1 - probability:.2f})")
