@@ -8,12 +8,10 @@ Paper     Radford, Metz, Chintala: Unsupervised Representation Learning with Dee
           layers, not batches, with a gradient penalty; what is measured is a moving average of the generator's
           weights (Yazici et al., 2018, https://arxiv.org/abs/1806.04498).
 Answers   How good are the samples? Their Fréchet distance from the test images is 3.80, that of training images 0.09,
-          that of a mixture of Gaussians 0.48; 81.2% of the samples lie among the test images, and 93.2% of training
-          images do.
-          Does the generator draw every digit? 7.5% of the samples show the rarest one, and 74.6% of the test images
-          have samples near them; for the mixture, it is 8.9% and 93.3%.
-          What is averaging the generator's weights worth? At the end of this one run, the distance is 3.80 instead of
-          4.09.
+          that of a mixture of Gaussians 0.48; 81.2% of the samples lie among the test images.
+          Does the generator draw every digit? The rarest one makes up 7.5% of the samples, and 74.6% of the test images
+          have samples near them; with the mixture 8.9% and 93.3%.
+          What is averaging the generator's weights worth? At the end of this run, the distance is 3.80 instead of 4.09.
           Does the Wasserstein loss help? not measured yet
           What does the gradient penalty do? not measured yet
           Should the generator minimize what the discriminator maximizes? not measured yet
