@@ -1,7 +1,6 @@
 """Counting what stands beside what: baselines for language models."""
 
 import collections
-import math
 
 import numpy as np
 from scipy import sparse
@@ -67,8 +66,8 @@ def likeliest_between(text, left, right, vocabulary_size, smoothing=100, mixing=
     share = (np.bincount(text, minlength=vocabulary_size) + 1) / (len(text) + vocabulary_size)  # P(token)
     guesses = []
     for first, last in zip(left.astype("int64"), right.astype("int64")):
-        sides = (counts.toarray()[0] + smoothing * share for counts in (after[first], before[last]))
-        product = math.prod(sides) / share
+        given_left, given_right = (row.toarray()[0] + smoothing * share for row in (after[first], before[last]))
+        product = given_left * given_right / share
         estimate = mixing * product / product.sum()
         place = np.searchsorted(known, first * vocabulary_size + last)
         if place < len(known) and known[place] == first * vocabulary_size + last:
