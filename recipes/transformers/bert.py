@@ -1,12 +1,15 @@
-"""A small BERT learns to fill in masked words of reviews, then is fine-tuned on reviews, sentences and sentence pairs.
+"""A small BERT fills in masked words of movie reviews and is then fine-tuned; a bag of words classifies reviews better.
 
-Result    not measured yet
+Result    accuracy 0.8284 with one seed, 89.8 minutes a run (51.0 CPU minutes) on 1 core
 Baseline  logistic regression on TF-IDF of words and word pairs of the whole text, its settings chosen on validation
 Published 0.9282, DistilBERT: https://arxiv.org/abs/1910.01108; 66 M parameters, pretrained on Wikipedia and books
 Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805; with a convolution, no next-sentence prediction
-Answers   What does pretraining add? not measured yet
-          Does it help on GLUE? not measured yet
-          How often is a masked piece filled in correctly? not measured yet
+Answers   What does pretraining add? With 100, 1,000 and all labels, accuracy is 0.565, 0.591 and 0.828; from scratch,
+          after as many updates, 0.583, 0.652 and 0.830; of the TF-IDF baseline 0.747, 0.850 and 0.915.
+          Does it help on GLUE? On its validation sets, fine-tuned, from scratch and with TF-IDF: SST-2 0.834, 0.806,
+          0.822; MRPC 0.701, 0.711, 0.752; CoLA (Matthews correlation) 0.059, 0.048, 0.146.
+          How often is a masked piece guessed right? 28.0% of the time, by counts between its neighbours 34.7%.
+          What does the convolution add? not measured yet
 
     python -m recipes.transformers.bert
 """
