@@ -30,10 +30,11 @@ def test_n_grams_forget_each_text_before_the_next():
 
 
 def test_between_two_neighbours_stands_what_stood_there_or_what_goes_with_both():
-    seen = [[1, 5, 2], [1, 6, 3], [4, 7, 3], [4, 8, 3], [9, 7, 2], [9, 5, 2], [8, 8, 8, 8]]
+    seen = [[1, 5, 2], [1, 6, 3], [4, 7, 3], [4, 8, 3], [9, 7, 2], [9, 5, 2], [8] * 20]
+    seen += [[1, 7, 9], [4, 7, 3]] * 3  # Apart from each other, 1 and 3 rather go with 7 than with 6.
     text = np.concatenate(seen).astype("int32")
     left, right = np.array([1, 1, 4, 0]), np.array([2, 3, 2, 0])
-    guesses = ngrams.likeliest_between(text, left, right, 10, smoothing=0.1)
+    guesses = ngrams.likeliest_between(text, left, right, 10, smoothing=0.1, mixing=0.5)
     # 4 is followed by 7 and 8, 2 comes after 5 and 7, but never after both; of unknown neighbours, nothing can be said.
     assert guesses.tolist() == [5, 6, 7, 8]
     assert np.bincount(text).argmax() == 8
