@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
 
 
 def ngram_surprisal(train_text, texts, vocabulary_size, adaptive=True, order=7, discounts=(0, 0.85, 1.2, 1.5)):
@@ -74,3 +75,24 @@ def likeliest_between(text, left, right, vocabulary_size, smoothing=100, mixing=
             estimate += between[place].toarray()[0]
         guesses.append(estimate.argmax())
     return np.array(guesses)
+
+
+def count_vectors(tokens, vocabulary_size, size, window=5):
+    """Vectors of all tokens (vocabulary_size, size), by factorizing counts of the pairs at most `window` places apart.
+
+    A singular value decomposition of the positive pointwise mutual information, with contexts smoothed by an exponent
+    of 0.75 and the root of the singular values as weights: Levy, Goldberg and Dagan, Improving Distributional Similarity
+    with Lessons Learned from Word Embeddings, 2015, https://aclanthology.org/Q15-1016. The mean of the vectors' squared
+    lengths is 1; a token that does not occur has a vector of zeros.
+    """
+    shape = (vocabulary_size, vocabulary_size)
+    places = [(tokens[:-distance], tokens[distance:]) for distance in range(1, window + 1)]
+    after = sum(sparse.csr_matrix((np.ones(len(pair[0])), pair), shape) for pair in places)
+    counts = (after + after.T).tocoo()
+    frequency = np.bincount(counts.row, counts.data, vocabulary_size)
+    context = frequency**0.75 / np.sum(frequency**0.75)
+    information = np.log(counts.data / frequency[counts.row] / context[counts.col])
+    positive = sparse.csr_matrix((np.maximum(information, 0), (counts.row, counts.col)), shape)
+    left, strengths, _ = randomized_svd(positive, size, random_state=0)
+    vectors = left * np.sqrt(strengths)
+    return vectors / np.sqrt(np.mean(np.sum(vectors**2, axis=1)))

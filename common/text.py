@@ -1,15 +1,10 @@
-"""Text for encoder-decoders: subwords, batches for teacher forcing; nearest texts and bag of words as baselines."""
+"""Text for networks: subwords, batches for teacher forcing, a softmax over few tokens; features for baselines."""
 
-import itertools
-
-import keras
 import numpy as np
 import tensorflow as tf
 import tokenizers
-from keras import layers
+from keras import ops
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
 
 from common.data import bucket
 
@@ -67,6 +62,21 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
     return bucket((source, target), lengths, edges, batch_size, shuffled).map(shift).prefetch(tf.data.AUTOTUNE)
 
 
+def sampled_logits(vectors, embedding, answers, others):
+    """Logits (B, T, 1 + C) that compare the right token, which comes first, with C others instead of all there are.
+
+    A softmax over all tokens would take most of the time (Jean et al. 2015, https://aclanthology.org/P15-1001). The
+    others come from the same batch, so each occurs among them as often as in the text, and what a model learns is the
+    logarithm of a token's probability less that of its frequency.
+
+    vectors: (B, T, units). embedding: the layer from tokens to units. answers: the right tokens (B, T). others: (C,).
+    """
+    right = ops.sum(vectors * embedding(answers), axis=-1, keepdims=True)  # (B, T, 1)
+    wrong = ops.matmul(vectors, ops.transpose(embedding(others)))  # (B, T, C)
+    wrong = ops.where(ops.equal(answers[..., None], others), -1e9, wrong)  # Sampled, but not wrong.
+    return ops.concatenate([right, wrong], axis=-1)
+
+
 def nearest(vectorizer, known, texts, count):
     """For each text, the indices of the `count` most similar known texts, in no particular order: (texts, count).
 
@@ -84,36 +94,3 @@ def compare(first, second):
     first, second: (N, F), sparse.
     """
     return sparse.hstack([abs(first - second), first.minimum(second), first.multiply(second).sum(axis=1)], "csr")
-
-
-def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive_bayes=False, measure=accuracy_score):
-    """The logistic regression that is best on the validation rows, `known_rows`, among `strengths`, values of C.
-
-    rows: (N, F) features, such as TF-IDF. labels: (N,), 0 or 1.
-    naive_bayes: whether to try each strength a second time with the features scaled by the log-ratio of the numbers of
-        rows that have them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
-        then be sparse. The coefficients returned are for features that are not scaled.
-    measure: the score that selects one, a function of labels and predicted labels, such as scikit-learn's. For any
-        but accuracy, each strength is also tried with classes that weigh the same in total.
-    """
-    scaled, weights = [(rows, 1.0)], (None,) if measure is accuracy_score else (None, "balanced")
-    if naive_bayes:
-        negative, positive = (1 + np.asarray((rows[labels == each] > 0).sum(axis=0)) for each in (0, 1))  # (1, F)
-        log_ratio = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
-        scaled.append((rows.multiply(log_ratio).tocsr(), log_ratio))
-    fitted = []
-    for candidates, scale in scaled:
-        for strength, weight in itertools.product(strengths, weights):
-            regression = LogisticRegression(C=strength, class_weight=weight, solver="liblinear")
-            fitted.append(regression.fit(candidates, labels))
-            fitted[-1].coef_ *= scale  # Now it applies to rows that are not scaled.
-    return max(fitted, key=lambda each: measure(known_labels, each.predict(known_rows)))
-
-
-def as_network(regression, name):
-    """A logistic regression as a Keras model: sparse rows (N, F) to the probabilities of class 1 (N, 1)."""
-    rows = keras.Input(regression.coef_.shape[1:], sparse=True)
-    model = keras.Model(rows, layers.Dense(1, activation="sigmoid")(rows), name=name)
-    model.compile(jit_compile=False)  # Products of sparse rows can't be compiled.
-    model.set_weights([regression.coef_.T, regression.intercept_])
-    return model

@@ -14,12 +14,13 @@ def masked(recipe, share, tokens):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "train_step", lambda self, data: data)
         patch.setattr(recipe, "VOCABULARY_SIZE", 50)
-        inputs = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+        inputs = [keras.Input((None,), dtype="int32") for _ in range(3)]
         model = recipe.MaskedWords(inputs, inputs)
         model.share, model.seed = share, keras.random.SeedGenerator(0)
         assert any(each is model.seed.state for each in model.variables)  # So that a resumed run restores it.
         for _ in range(2):
-            (read, places), answers = model.train_step(tokens)
+            (read, places, answers), right = model.train_step(tokens)
+            assert right.shape == answers.shape and not np.any(right)  # The answer's logit comes first.
             yield np.asarray(read), np.asarray(places), np.asarray(answers)
 
 
@@ -41,7 +42,7 @@ def test_a_share_of_the_places_is_masked_anew_in_every_step_by_the_paper_s_rule(
         np.testing.assert_array_equal(read, tokens)
 
 
-def test_only_the_masked_places_get_logits_and_they_are_those_of_the_base(recipe, hp):
+def test_the_answer_is_compared_with_others_by_the_base_s_logits_without_their_frequency(recipe, hp):
     fits = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "fit", lambda model, batches, **options: fits.append((model, batches)))
@@ -50,8 +51,17 @@ def test_only_the_masked_places_get_logits_and_they_are_those_of_the_base(recipe
     tokens = next(iter(batches)).numpy()
     assert tokens.shape == (hp["batch_size"], recipe.LENGTH) and (tokens == recipe.SEPARATOR).any()
     places = np.random.default_rng(0).integers(recipe.LENGTH, size=(len(tokens), 5)).astype("int32")
-    expected = np.take_along_axis(np.asarray(base(tokens)[1]), places[..., None], axis=1)
-    np.testing.assert_allclose(call(model, [tokens, places]), expected, rtol=1e-4, atol=1e-4)
+    answers = np.take_along_axis(tokens, places, axis=1)
+    given = np.take_along_axis(np.asarray(base(tokens)[1]), places[..., None], axis=1)  # (B, P, V)
+    counts = np.bincount(recipe.rows_of_text(hp["examples"]).numpy().ravel(), minlength=recipe.VOCABULARY_SIZE) + 1
+    learned = given - np.log(counts / counts.sum())
+    found = call(model, [tokens, places, answers])
+    right = np.take_along_axis(learned, answers[..., None], axis=2)
+    np.testing.assert_allclose(found[..., :1], right, rtol=1e-3, atol=1e-3)
+    others = answers[:, ::3].ravel()
+    same = answers[..., None] == others
+    assert found.shape[2] == 1 + len(others) and same.any() and (found[..., 1:][same] < -1e8).all()
+    np.testing.assert_allclose(found[..., 1:][~same], learned[..., others][~same], rtol=1e-3, atol=1e-3)
 
 
 def test_fine_tuned_classifiers_begin_with_what_the_base_has_learned(tiny_run):

@@ -38,3 +38,14 @@ def test_between_two_neighbours_stands_what_stood_there_or_what_goes_with_both()
     # 4 is followed by 7 and 8, 2 comes after 5 and 7, but never after both; of unknown neighbours, nothing can be said.
     assert guesses.tolist() == [5, 6, 7, 8]
     assert np.bincount(text).argmax() == 8
+
+
+def test_tokens_among_the_same_others_get_similar_vectors_by_counting():
+    draw = np.random.default_rng(0)
+    # After 1 or 2 comes 3, after 4 or 5 comes 6; 7 follows any of these, and 0 does not occur.
+    pairs = [draw.choice([[1, 3, 7], [2, 3, 7], [4, 6, 7], [5, 6, 7]]) for _ in range(2_000)]
+    vectors = ngrams.count_vectors(np.concatenate(pairs), 8, 4, window=2)
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert vectors.shape == (8, 4) and lengths[0] < 1e-6 and np.isclose(np.mean(lengths**2), 1)
+    cosines = (vectors[1:] @ vectors[1:].T) / np.outer(lengths[1:], lengths[1:])
+    assert cosines[0, 1] > 0.9 and cosines[3, 4] > 0.9 and cosines[0, 3] < 0.5

@@ -1,20 +1,18 @@
-"""Subwords, what teacher forcing reads, the nearest text, and logistic regression as a baseline."""
+"""Subwords, what teacher forcing reads, a softmax over few tokens, the nearest text, and pairs of texts."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, recall_score
 
 from common.text import (
     SPECIAL,
-    as_network,
     byte_pair_tokenizer,
     compare,
-    logistic_regression,
     nearest,
+    sampled_logits,
     shift_right,
     teacher_forcing,
     tokens_of,
@@ -91,48 +89,18 @@ def test_the_nearest_texts_share_the_rarest_words_whatever_the_number_of_texts()
     assert [set(row) for row in found] == [{0, 1, 3}, {1, 2, 3}]
 
 
-def test_logistic_regression_is_the_best_of_all_candidates_and_applies_to_rows_that_are_not_scaled():
-    generator = np.random.default_rng(1)
-    vocabulary = [f"{first}{second}" for first in "abcdefghi" for second in "abcdefghi"]
-    chances = generator.dirichlet(np.full(81, 0.1), 2)  # Of each word, in texts with label 0 or 1, without noise.
-    labels = np.arange(400) % 2
-    texts = [" ".join(generator.choice(vocabulary, 12, p=0.2 * chances[label] + 0.8 / 81)) for label in labels]
-    rows = TfidfVectorizer().fit_transform(texts)
-    (rows, known), (labels, known_labels) = (rows[:100], rows[100:]), (labels[:100], labels[100:])
-    negative, positive = (1 + (rows.toarray()[labels == label] > 0).sum(axis=0) for label in (0, 1))
-    scales = {False: 1.0, True: np.log(positive / positive.sum() / (negative / negative.sum()))}
-    scores = {False: [], True: []}
-    for strength in (0.1, 100):
-        for naive_bayes, scale in scales.items():
-            classifier = LogisticRegression(C=strength, solver="liblinear").fit(rows.toarray() * scale, labels)
-            scores[naive_bayes].append(classifier.score(known.toarray() * scale, known_labels))
-    assert max(scores[False]) < max(scores[True]) and min(scores[False]) < max(scores[False])
-    for naive_bayes in scales:
-        found = logistic_regression(rows, labels, known, known_labels, (0.1, 100), naive_bayes)
-        assert found.score(known, known_labels) == pytest.approx(max(scores[naive_bayes]))
-
-
-def test_a_measure_that_rare_classes_decide_is_worth_weights_that_balance_them():
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(600, 1))
-    labels = (rows[:, 0] + generator.normal(size=600) > 2).astype(int)  # One in twelve.
-    parts = rows[:300], labels[:300], rows[300:], labels[300:]
-    recalls = [
-        recall_score(labels[300:], logistic_regression(*parts, (1.0,), measure=measure).predict(rows[300:]))
-        for measure in (accuracy_score, recall_score)
-    ]
-    assert recalls[0] < 0.5 < recalls[1]
-
-
 def test_pairs_are_compared_by_what_differs_and_by_what_is_common():
     first, second = csr_matrix([[1.0, 2.0, 0.0]]), csr_matrix([[0.0, 3.0, 4.0]])
     expected = [[1.0, 1.0, 4.0, 0.0, 2.0, 0.0, 6.0]]
     assert compare(first, second).toarray().tolist() == compare(second, first).toarray().tolist() == expected
 
 
-def test_a_regression_as_a_network_predicts_the_same_probabilities():
-    rows = csr_matrix([[0, 2, 0], [1, 0, 0], [0, 0, 3], [1, 1, 0]], dtype="float32")
-    regression = LogisticRegression().fit(rows, [0, 1, 1, 0])
-    network = as_network(regression, "bag")
-    np.testing.assert_allclose(network.predict(rows, verbose=0)[:, 0], regression.predict_proba(rows)[:, 1], rtol=1e-5)
-    assert network.name == "bag"
+def test_against_all_tokens_the_sampled_logits_are_those_of_a_softmax_over_the_vocabulary():
+    embedding = keras.layers.Embedding(6, 3, embeddings_initializer="normal")
+    vectors = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    answers = np.array([[0, 1, 2, 3], [4, 5, 5, 0]])
+    found = np.asarray(sampled_logits(vectors, embedding, answers, np.arange(6)))
+    every = vectors @ np.asarray(embedding(np.arange(6))).T  # (2, 4, 6)
+    np.testing.assert_allclose(found[..., :1], np.take_along_axis(every, answers[..., None], axis=2), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(found).sum(axis=-1), np.exp(every).sum(axis=-1), rtol=1e-5)
+    assert found.shape == (2, 4, 7)

@@ -34,8 +34,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from common.callbacks import OneCycle
 from common.data import bucket
+from common.linear import logistic_regression
 from common.plots import heat_map, new
-from common.text import logistic_regression
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
