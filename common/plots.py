@@ -59,6 +59,23 @@ def mosaic(images, columns, heading=""):
     return picture
 
 
+def by_labels(counts, curves, colours):
+    """Returns a figure of accuracy on validation by the number of labels: points, and lines through their means.
+
+    counts: (N,), the same number once for each subset of the labels. curves: {name: accuracies (N,) between 0 and 1}.
+    """
+    picture, ax = new(8, 4.5)
+    numbers = np.unique(counts)
+    for (name, shares), colour in zip(curves.items(), colours, strict=True):
+        points = 100 * np.asarray(shares)
+        ax.plot(numbers, [points[np.equal(counts, number)].mean() for number in numbers], color=colour, label=name)
+        ax.plot(counts, points, ".", color=colour)
+    plain(ax).set(xscale="log", xlabel="labels in training", ylabel="accuracy on validation (%)")
+    ax.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    ax.legend(frameon=False)
+    return picture
+
+
 def curve(history, monitor):
     """Loss and monitored metric by epoch, on training and validation data.
 

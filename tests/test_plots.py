@@ -29,3 +29,11 @@ def test_a_mosaic_has_its_images_row_by_row_and_white_where_there_is_none():
     expected = np.repeat(np.repeat([[0.1, 0.2, 0.3], [0.4, 0.5, 0.0]], 2, axis=0), 4, axis=1)
     np.testing.assert_allclose(ax.images[0].get_array(), expected)
     assert ax.get_title() == "five" and ax.images[0].get_clim() == (0, 1)
+
+
+def test_accuracy_by_labels_has_all_subsets_as_points_and_a_line_through_their_means():
+    picture = plots.by_labels([100, 100, 1_000], {"bag": [0.5, 0.7, 0.9]}, ["black"])
+    line, points = picture.axes[0].lines
+    np.testing.assert_allclose(line.get_xydata(), [[100, 60], [1_000, 90]])
+    np.testing.assert_allclose(points.get_xydata(), [[100, 50], [100, 70], [1_000, 90]])
+    assert [tick.get_text() for tick in picture.axes[0].get_xticklabels()] == ["100", "1,000"]

@@ -30,7 +30,7 @@ from keras import layers, ops
 from common.data import shuffle
 from common.images import in_characters
 from common.plots import MUTED, VALIDATION, mosaic, new, plain
-from common.samples import bounds, features_of, frechet_distance, mixture_samples, yardstick
+from common.samples import bounds, features_of, frechet_distance, yardstick
 
 PROMISE = {
     "figure": {"metric": "distance", "better": "lower"},

@@ -28,7 +28,7 @@ from sklearn.utils import resample
 from common.callbacks import OneCycle
 from common.data import bucket
 from common.linear import logistic_regression
-from common.plots import new, plain
+from common.plots import by_labels
 from common.text import sampled_logits
 
 PROMISE = {
@@ -257,15 +257,8 @@ def show(models, hp):
     names = "LSTM from scratch", "frozen LSTM", "fine-tuned LSTM", "bag of words", "fine-tuned LSTM and bag, combined"
     colours = "#94a3b8", "#d97706", "#c2410c", "#1d4ed8", "black"
     counts, shares = accuracies(models, hp, "validation")
-    picture, ax = new(8, 4.5)
-    for i in reversed(range(len(KINDS))):
-        means = [100 * shares[counts == each, i].mean() for each in np.unique(counts)]
-        ax.plot(np.unique(counts), means, color=colours[i], label=names[i])
-        ax.plot(counts, 100 * shares[:, i], ".", color=colours[i])
-    plain(ax).set(xscale="log", xlabel="labelled reviews in training", ylabel="accuracy on validation (%)")
-    ax.set_xticks(np.unique(counts), [f"{each:,}" for each in np.unique(counts)])
-    ax.legend(frameon=False)
-    return {"accuracy_by_labels": picture}
+    curves = {names[i]: shares[:, i] for i in reversed(range(len(KINDS)))}
+    return {"accuracy_by_labels": by_labels(counts, curves, colours[::-1])}
 
 
 if __name__ == "__main__":

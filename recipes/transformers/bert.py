@@ -28,7 +28,7 @@ from common.callbacks import OneCycle
 from common.data import bucket, outputs, shuffle
 from common.linear import as_network, logistic_regression, start_from_regression
 from common.ngrams import count_vectors, likeliest_between
-from common.plots import new, plain
+from common.plots import by_labels
 from common.text import byte_pair_tokenizer, compare, sampled_logits, tokens_of
 
 PROMISE = {
@@ -269,13 +269,10 @@ def assets(hp):
 
 def show(models, hp):
     """Accuracy on validation by number of labels, of the networks and of the bag of words."""
-    found, (picture, ax) = score(models, hp, "validation"), new(8, 4.5)
-    counts = [count for count in LABELS if count <= hp["examples"]]
-    for kind in ("scratch", "fine-tuned", "tfidf"):
-        ax.plot(counts, [100 * found[f"{kind}-{count}"] for count in counts], "o-", label=kind)
-    plain(ax).set(xscale="log", xlabel="labelled reviews in training", ylabel="accuracy on validation (%)")
-    ax.legend(frameon=False)
-    return {"accuracy_by_labels": picture}
+    found, counts = score(models, hp, "validation"), [count for count in LABELS if count <= hp["examples"]]
+    names = {"tfidf": "bag of words", "fine-tuned": "BERT, fine-tuned", "scratch": "BERT, from scratch"}
+    curves = {name: [found[f"{kind}-{count}"] for count in counts] for kind, name in names.items()}
+    return {"accuracy_by_labels": by_labels(counts, curves, ("#1d4ed8", "#c2410c", "#94a3b8"))}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from keras import layers, ops
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from common.callbacks import OneCycle
-from common.data import bucket
+from common.data import bucket, outputs
 from common.linear import logistic_regression
 from common.plots import heat_map, new
 
@@ -169,8 +169,7 @@ def vocabulary(examples, size):
 
 def tokens_of(texts, words, length):
     """The tokens of each text's last words, ragged (N, words of each) int32; 1 = a word that is not in `words`."""
-    tokens = layers.TextVectorization(vocabulary=words, ragged=True)(texts)
-    return tf.cast(tokens[:, -length:], tf.int32)
+    return tf.cast(layers.TextVectorization(vocabulary=words, ragged=True)(texts)[:, -length:], tf.int32)
 
 
 def load_data(hp, split):
@@ -198,14 +197,13 @@ def train(hp, seed, callbacks=()):
 
 def evaluate(model, hp):
     """Test accuracy of network and baseline, entropy of attention on validation, CPU seconds of attention and LSTM."""
-    labels = np.concatenate([labels for _, labels in load_data(hp, "test")])
-    probabilities = model.predict(load_data(hp, "test"), verbose=0)[:, 0]
+    probabilities, labels = outputs(model, load_data(hp, "test"))
     tfidf = TfidfVectorizer(token_pattern=r"\w+|[?!]", ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     texts, classes = zip(*(read(split, hp["examples"]) for split in ("train", "validation", "test")))
     rows = [tfidf.fit(texts[0]).transform(each) for each in texts]
     baseline = logistic_regression(rows[0], classes[0], rows[1], classes[1], (10, 100), naive_bayes=True)
     return {
-        "accuracy": float(np.mean((probabilities > 0.5) == labels)),
+        "accuracy": np.mean((probabilities[:, 0] > 0.5) == labels),
         "tfidf_accuracy": baseline.score(rows[2], classes[2]),
         "entropy": mean_entropy(model, hp),
         **seconds(hp["units"], hp["heads"], min(4 * hp["length"], 1024)),
