@@ -1,4 +1,4 @@
-"""Linear models of features, such as a bag of words or what a network makes of a text: baselines, and a start."""
+"""Logistic regression of features, such as a bag of words: as a baseline, and as the start of fine-tuning."""
 
 import itertools
 
@@ -47,7 +47,7 @@ def as_network(regression, name):
 def start_from_regression(model, batches, strength=0.01):
     """Sets the last layer of a classifier, a sigmoid, to the logistic regression of its inputs for the batches' labels.
 
-    Fine-tuning then changes the layers below less than a random last layer would make it do: Kumar et al., Fine-Tuning
+    Fine-tuning then distorts the layers below less than it would under a random last layer: Kumar et al., Fine-Tuning
     can Distort Pretrained Features, 2022, https://arxiv.org/abs/2202.10054. `strength`: the value of C, for inputs of
     unit variance.
     """

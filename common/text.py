@@ -1,9 +1,8 @@
-"""Text for networks: subwords, batches for teacher forcing, a softmax over few tokens; features for baselines."""
+"""Text for networks: subwords, batches for teacher forcing; the nearest texts and features of pairs for baselines."""
 
 import numpy as np
 import tensorflow as tf
 import tokenizers
-from keras import ops
 from scipy import sparse
 
 from common.data import bucket
@@ -60,21 +59,6 @@ def teacher_forcing(source, target, start, edges, batch_size, shuffled=False):
         return (source, shifted), target, weight / tokens_per_batch
 
     return bucket((source, target), lengths, edges, batch_size, shuffled).map(shift).prefetch(tf.data.AUTOTUNE)
-
-
-def sampled_logits(vectors, embedding, answers, others):
-    """Logits (B, T, 1 + C) that compare the right token, which comes first, with C others instead of all there are.
-
-    A softmax over all tokens would take most of the time (Jean et al. 2015, https://aclanthology.org/P15-1001). The
-    others come from the same batch, so each occurs among them as often as in the text, and what a model learns is the
-    logarithm of a token's probability less that of its frequency.
-
-    vectors: (B, T, units). embedding: the layer from tokens to units. answers: the right tokens (B, T). others: (C,).
-    """
-    right = ops.sum(vectors * embedding(answers), axis=-1, keepdims=True)  # (B, T, 1)
-    wrong = ops.matmul(vectors, ops.transpose(embedding(others)))  # (B, T, C)
-    wrong = ops.where(ops.equal(answers[..., None], others), -1e9, wrong)  # Sampled, but not wrong.
-    return ops.concatenate([right, wrong], axis=-1)
 
 
 def nearest(vectorizer, known, texts, count):

@@ -14,13 +14,16 @@ def masked(recipe, share, tokens):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "train_step", lambda self, data: data)
         patch.setattr(recipe, "VOCABULARY_SIZE", 50)
-        inputs = [keras.Input((None,), dtype="int32") for _ in range(3)]
+        inputs = [keras.Input((None,), dtype="int32") for _ in range(4)]
         model = recipe.MaskedWords(inputs, inputs)
+        model.cumulative = np.cumsum(np.arange(50) / 1_225).astype("float32")
         model.share, model.seed = share, keras.random.SeedGenerator(0)
         assert any(each is model.seed.state for each in model.variables)  # So that a resumed run restores it.
         for _ in range(2):
-            (read, places, answers), right = model.train_step(tokens)
+            (read, places, answers, candidates), right = model.train_step(tokens)
             assert right.shape == answers.shape and not np.any(right)  # The answer's logit comes first.
+            assert candidates.shape == (recipe.CANDIDATES,)
+            assert 30 < np.mean(candidates) < 36  # 33, as they are drawn by frequency.
             yield np.asarray(read), np.asarray(places), np.asarray(answers)
 
 
@@ -53,15 +56,15 @@ def test_the_answer_is_compared_with_others_by_the_base_s_logits_without_their_f
     places = np.random.default_rng(0).integers(recipe.LENGTH, size=(len(tokens), 5)).astype("int32")
     answers = np.take_along_axis(tokens, places, axis=1)
     given = np.take_along_axis(np.asarray(base(tokens)[1]), places[..., None], axis=1)  # (B, P, V)
-    counts = np.bincount(recipe.rows_of_text(hp["examples"]).numpy().ravel(), minlength=recipe.VOCABULARY_SIZE) + 1
-    learned = given - np.log(counts / counts.sum())
-    found = call(model, [tokens, places, answers])
-    right = np.take_along_axis(learned, answers[..., None], axis=2)
-    np.testing.assert_allclose(found[..., :1], right, rtol=1e-3, atol=1e-3)
-    others = answers[:, ::3].ravel()
-    same = answers[..., None] == others
-    assert found.shape[2] == 1 + len(others) and same.any() and (found[..., 1:][same] < -1e8).all()
-    np.testing.assert_allclose(found[..., 1:][~same], learned[..., others][~same], rtol=1e-3, atol=1e-3)
+    counts = np.bincount(recipe.rows_of_text(hp["examples"]).numpy().ravel(), minlength=recipe.VOCABULARY_SIZE)
+    counts[: len(recipe.RESERVED)] = 0
+    learned = given - np.log(np.maximum(counts / counts.sum(), 1e-9))
+    np.testing.assert_allclose(np.diff(model.cumulative, prepend=0), counts / counts.sum(), atol=1e-5)
+    candidates = np.append(answers[:, 0], [7, 7])
+    expected = np.take_along_axis(learned, answers[..., None], axis=2), learned[..., candidates]
+    found = call(model, [tokens, places, answers, candidates])
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=2), rtol=1e-3, atol=1e-3)
+    assert (given[..., : len(recipe.RESERVED)] < given[..., len(recipe.RESERVED) :].max(axis=2)[..., None] - 5).all()
 
 
 def test_fine_tuned_classifiers_begin_with_what_the_base_has_learned(tiny_run):

@@ -1,6 +1,5 @@
-"""Subwords, what teacher forcing reads, a softmax over few tokens, the nearest text, and pairs of texts."""
+"""Subwords, what teacher forcing reads, the nearest text, and features of pairs."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +11,6 @@ from common.text import (
     byte_pair_tokenizer,
     compare,
     nearest,
-    sampled_logits,
     shift_right,
     teacher_forcing,
     tokens_of,
@@ -93,14 +91,3 @@ def test_pairs_are_compared_by_what_differs_and_by_what_is_common():
     first, second = csr_matrix([[1.0, 2.0, 0.0]]), csr_matrix([[0.0, 3.0, 4.0]])
     expected = [[1.0, 1.0, 4.0, 0.0, 2.0, 0.0, 6.0]]
     assert compare(first, second).toarray().tolist() == compare(second, first).toarray().tolist() == expected
-
-
-def test_against_all_tokens_the_sampled_logits_are_those_of_a_softmax_over_the_vocabulary():
-    embedding = keras.layers.Embedding(6, 3, embeddings_initializer="normal")
-    vectors = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
-    answers = np.array([[0, 1, 2, 3], [4, 5, 5, 0]])
-    found = np.asarray(sampled_logits(vectors, embedding, answers, np.arange(6)))
-    every = vectors @ np.asarray(embedding(np.arange(6))).T  # (2, 4, 6)
-    np.testing.assert_allclose(found[..., :1], np.take_along_axis(every, answers[..., None], axis=2), rtol=1e-5)
-    np.testing.assert_allclose(np.exp(found).sum(axis=-1), np.exp(every).sum(axis=-1), rtol=1e-5)
-    assert found.shape == (2, 4, 7)

@@ -29,7 +29,6 @@ from common.callbacks import OneCycle
 from common.data import bucket
 from common.linear import logistic_regression
 from common.plots import by_labels
-from common.text import sampled_logits
 
 PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
@@ -146,7 +145,10 @@ def pretrain(hp, network, callbacks):
     prediction = layers.Dense(hp["units"], name="prediction")(layer("recurrent")(layer("vectors").output[:, :-1])[0])
     following = network.input[:, 1:]  # (B, T - 1); the prediction is (B, T - 1, units)
     candidates = ops.reshape(following[:, ::16], (-1,))  # (C,), some of the batch's words
-    logits = sampled_logits(prediction, layer("embedding"), following, candidates)  # (B, T - 1, 1 + C)
+    true_logits = ops.sum(prediction * layer("embedding")(following), axis=-1, keepdims=True)  # (B, T - 1, 1)
+    wrong_logits = ops.matmul(prediction, ops.transpose(layer("embedding")(candidates)))  # (B, T - 1, C)
+    wrong_logits = ops.where(ops.equal(following[..., None], candidates), -1e9, wrong_logits)  # Sampled, but not wrong.
+    logits = ops.concatenate([true_logits, wrong_logits], axis=-1)  # (B, T - 1, 1 + C), the right word's first
     model = keras.Model(network.input, logits, name="language-model")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(hp["language_model_rate"], clipnorm=1.0), loss)

@@ -7,11 +7,14 @@ Published 0.8745, keras.io's block (https://keras.io/examples/nlp/text_classific
 Paper     Vaswani et al.: Attention Is All You Need, 2017, https://arxiv.org/abs/1706.03762. Here a block normalizes its
           inputs, not its outputs; a convolution of three words lies below it, and the mean and the maximum over words
           are classified. Rotary positions: Su et al., 2021, https://arxiv.org/abs/2104.09864
-Answers   What is gained if words choose what to attend to? not measured yet
-          How many heads? not measured yet
-          What does the division by the root of the head's size do? not measured yet
-          Do positions help? not measured yet
-          What does the convolution add? not measured yet
+Answers   What is gained if words choose what to attend to? If every word attends to the mean of all, accuracy is 0.8755
+          instead of 0.8811, no difference beyond the spread of the seeds.
+          How many heads? With 1, 2 and 8, 0.8795, 0.8811 and 0.8816: no difference beyond the spread of the seeds.
+          What does the division by the root of the head's size do? Without it, the entropy of the weights is 0.77 nats
+          instead of 4.88 (equal weights: 5.45); accuracy is 0.8772, no difference beyond the spread of the seeds.
+          Do positions help? With the convolution, 0.8828 with sinusoidal, 0.8846 with learned, 0.8827 with rotary ones:
+          no difference beyond the spread of the seeds without.
+          What does the convolution add? Without it, accuracy is 0.8630 instead of 0.8811.
           How does the time grow with the length? A training step of attention alone on 16 reviews of 64, 256 and 1,024
           words takes 0.007, 0.04 and 0.8 CPU seconds; a step of an LSTM with as many units takes 0.02, 0.06 and 0.3.
           What does a longer text add? not measured yet
