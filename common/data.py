@@ -59,7 +59,8 @@ def bucket(tensors, lengths, edges, batch_size, shuffled=False):
         lambda place, example: place, list(range(1, len(sizes))), [batch_size] * len(sizes)
     )
     count = sum(-(-size // batch_size) for size in sizes)  # The last batch of a bucket may be short.
-    return batches.map(lambda places, batch: batch).apply(tf.data.experimental.assert_cardinality(count))
+    batches = batches.map(lambda places, batch: batch).apply(tf.data.experimental.assert_cardinality(count))
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def outputs(model, batches):

@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from common.ngrams import count_vectors
 from test_recipes import call
 
 pytestmark = pytest.mark.parametrize("name", ["transformers.bert"])
@@ -58,7 +60,7 @@ def test_the_answer_is_compared_with_others_by_the_base_s_logits_without_their_f
     given = np.take_along_axis(np.asarray(base(tokens)[1]), places[..., None], axis=1)  # (B, P, V)
     counts = np.bincount(recipe.rows_of_text(hp["examples"]).numpy().ravel(), minlength=recipe.VOCABULARY_SIZE)
     counts[: len(recipe.RESERVED)] = 0
-    learned = given - np.log(np.maximum(counts / counts.sum(), 1e-9))
+    learned = given - np.log(np.maximum(counts, 0.01))
     np.testing.assert_allclose(np.diff(model.cumulative, prepend=0), counts / counts.sum(), atol=1e-5)
     candidates = np.append(answers[:, 0], [7, 7])
     expected = np.take_along_axis(learned, answers[..., None], axis=2), learned[..., candidates]
@@ -67,12 +69,40 @@ def test_the_answer_is_compared_with_others_by_the_base_s_logits_without_their_f
     assert (given[..., : len(recipe.RESERVED)] < given[..., len(recipe.RESERVED) :].max(axis=2)[..., None] - 5).all()
 
 
-def test_fine_tuned_classifiers_begin_with_what_the_base_has_learned(tiny_run):
-    begun, learned = tiny_run.fits.first_weights, tiny_run.fits.last_weights["masked-words"]
-    for kind, same in (("fine-tuned", True), ("scratch", False)):
-        *encoder, _, _ = begun[f"{kind}-100"]  # The last two are the output layer's.
-        known = [any(np.array_equal(first, each) for each in learned) for first in encoder]
-        assert len(known) > 10 and all(known) == same
+def test_pretraining_begins_with_counts_and_fine_tuning_with_the_base_and_a_regression(recipe, tiny_run, hp):
+    begun = tiny_run.fits.first_weights
+    rows = recipe.rows_of_text(hp["examples"]).numpy().ravel()
+    vectors = count_vectors(rows, recipe.VOCABULARY_SIZE, hp["units"])
+    assert any(each.shape == vectors.shape and np.allclose(each, vectors, atol=1e-5) for each in begun["masked-words"])
+    base = tiny_run.models["base"]
+    learned = keras.Model(base.input, base.outputs[0]).get_weights()
+    for kind in ("fine-tuned", "scratch"):
+        *encoder, _, bias = begun[f"{kind}-100"]  # The last two are the output layer's.
+        same = [np.array_equal(*pair) for pair in zip(encoder, learned, strict=True) if pair[0].ndim > 1]
+        assert len(same) > 5 and (all(same) if kind == "fine-tuned" else not any(same))
+        assert bias != 0
+
+
+def test_masked_pieces_are_counted_right_and_their_neighbours_are_those_beside_them(recipe, hp):
+    tokens, parts, asked = recipe.prepare("test", hp["examples"])[0].to_tensor().numpy(), [], []
+
+    def base(part):
+        start = sum(map(len, parts))
+        parts.append(part)
+        return None, np.eye(recipe.VOCABULARY_SIZE, dtype="int8")[tokens[start : start + len(part)]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "score", lambda *arguments: {"fine-tuned-100": 0.6, "tfidf-100": 0.7})
+        patch.setattr(recipe, "likeliest_between", lambda text, left, right, size: asked.append((left, right)) or left)
+        found = recipe.evaluate({"base": base}, hp)
+    read = np.concatenate(parts)
+    masked = read == recipe.MASK
+    rows, places = np.nonzero(masked)
+    np.testing.assert_array_equal(asked[0], (tokens[rows, places - 1], tokens[rows, places + 1]))
+    assert found["filled"] == 1 and found["counted"] == np.mean(asked[0][0] == tokens[masked])
+    np.testing.assert_array_equal(read[~masked], tokens[~masked])
+    assert 0.1 < masked.sum() / np.sum(tokens > 0) < 0.2 and not (masked[:, 1:] & masked[:, :-1]).any()
+    assert (found["accuracy"], found["tfidf_accuracy"]) == (0.6, 0.7)
 
 
 def test_a_pair_is_read_as_one_text_with_a_mark_between_and_its_order_does_not_matter_to_the_baseline(recipe, hp):
@@ -93,5 +123,12 @@ def test_every_mask_in_a_text_is_filled_in_whatever_stands_around_it(recipe, tin
     texts = ["a film", "a [MASK] film", "it was [MASK].", "[MASK] and[MASK]"]
     answers = recipe.predict(tiny_run.model, recipe.assets(hp), texts)
     assert [answer.count("[MASK] = ") for answer in answers] == [0, 1, 1, 2]
+    tokenizer = Tokenizer.from_str(recipe.assets(hp)["tokenizer.json"])
+    (probability,), logits = (
+        np.asarray(each)[0] for each in tiny_run.model(np.array([tokenizer.encode(texts[1]).ids]))
+    )
+    likeliest = tokenizer.decode([logits[1].argmax()])
+    assert answers[1].startswith("positive" if probability > 0.5 else "negative")
+    assert f"[MASK] = {likeliest} (" in answers[1] and likeliest
     with pytest.raises(ValueError, match="no words"):
         recipe.predict(tiny_run.model, recipe.assets(hp), [" "])

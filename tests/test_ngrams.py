@@ -49,3 +49,18 @@ def test_tokens_among_the_same_others_get_similar_vectors_by_counting():
     assert vectors.shape == (8, 4) and lengths[0] < 1e-6 and np.isclose(np.mean(lengths**2), 1)
     cosines = (vectors[1:] @ vectors[1:].T) / np.outer(lengths[1:], lengths[1:])
     assert cosines[0, 1] > 0.9 and cosines[3, 4] > 0.9 and cosines[0, 3] < 0.5
+
+
+def test_vectors_by_counting_factorize_the_positive_information_of_pairs():
+    tokens, window = np.random.default_rng(0).choice(6, 300, p=[0.3, 0.3, 0.2, 0.1, 0.05, 0.05]), 3
+    counts = np.zeros((6, 6))
+    for place, token in enumerate(tokens):
+        for other in (*tokens[max(0, place - window) : place], *tokens[place + 1 : place + 1 + window]):
+            counts[token, other] += 1
+    context = counts.sum(axis=0) ** 0.75
+    chance = counts.sum(axis=1, keepdims=True) * context / context.sum()
+    positive = np.log(np.maximum(counts, chance) / chance)  # 0 where a pair is rarer than by chance.
+    left, strengths, _ = np.linalg.svd(positive)
+    expected = (left * strengths) @ left.T
+    vectors = ngrams.count_vectors(tokens, 6, 6, window)
+    np.testing.assert_allclose(vectors @ vectors.T, 6 * expected / np.trace(expected), atol=1e-6)

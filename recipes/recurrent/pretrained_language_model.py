@@ -136,7 +136,7 @@ def load_data(hp, split, chosen=slice(None)):
     words, labels, lengths = words[chosen], labels[chosen], np.count_nonzero(words[chosen], axis=1)
     edges = np.unique(np.quantile(lengths, (0.25, 0.5, 0.75)).astype(int))
     examples = tf.RaggedTensor.from_tensor(words, lengths), labels
-    return bucket(examples, lengths, edges, hp["batch_size"], split == "train").prefetch(tf.data.AUTOTUNE)
+    return bucket(examples, lengths, edges, hp["batch_size"], split == "train")
 
 
 def pretrain(hp, network, callbacks):

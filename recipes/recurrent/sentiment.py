@@ -196,7 +196,7 @@ def load_data(hp, split, with_bag=True):
     lengths = tokens.row_lengths().numpy()
     # Eight buckets of equally many reviews.
     edges = np.unique(np.quantile(lengths, np.arange(1, 8) / 8).astype(int)) if hp["bucketing"] else []
-    return bucket((inputs, labels), lengths, edges, hp["batch_size"], split == "train").prefetch(tf.data.AUTOTUNE)
+    return bucket((inputs, labels), lengths, edges, hp["batch_size"], split == "train")
 
 
 def train(hp, seed, callbacks=()):

@@ -142,7 +142,7 @@ def load_data(hp, split):
     if split == "train":
         stories, asked, answers = rename(stories, asked, answers, words, hp["renamings"])
     lengths = stories.row_lengths()
-    return bucket(((stories, asked), answers), lengths, BUCKETS, hp["batch_size"], split == "train").prefetch(2)
+    return bucket(((stories, asked), answers), lengths, BUCKETS, hp["batch_size"], split == "train")
 
 
 def rename(stories, questions, answers, words, times):
