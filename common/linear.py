@@ -1,4 +1,4 @@
-"""Logistic regression of features, such as a bag of words: as a baseline, and as the start of fine-tuning."""
+"""Logistic regression on features, such as a bag of words: as a baseline, and as the start of fine-tuning."""
 
 import itertools
 
@@ -15,11 +15,11 @@ def logistic_regression(rows, labels, known_rows, known_labels, strengths, naive
     """The logistic regression that is best on the validation rows, `known_rows`, among `strengths`, values of C.
 
     rows: (N, F) features, such as TF-IDF. labels: (N,), 0 or 1.
-    naive_bayes: whether to try each strength a second time with the features scaled by the log-ratio of the numbers of
-        rows that have them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
+    naive_bayes: whether to try each strength a second time with the features scaled by the log of how much more often
+        class 1 has them (Wang, Manning: Baselines and Bigrams, 2012, https://aclanthology.org/P12-2018); `rows` must
         then be sparse. The coefficients returned are for features that are not scaled.
     measure: the score that selects one, a function of labels and predicted labels, such as scikit-learn's. For any
-        but accuracy, each strength is also tried with classes that weigh the same in total.
+        but accuracy, each strength is also tried with class weights that make both classes count the same in total.
     """
     scaled, weights = [(rows, 1.0)], (None,) if measure is accuracy_score else (None, "balanced")
     if naive_bayes:
@@ -45,11 +45,11 @@ def as_network(regression, name):
 
 
 def start_from_regression(model, batches, strength=0.01):
-    """Sets the last layer of a classifier, a sigmoid, to the logistic regression of its inputs for the batches' labels.
+    """Sets the last layer of a classifier, a sigmoid, to the logistic regression of the batches' labels on its inputs.
 
-    Fine-tuning then distorts the layers below less than it would under a random last layer: Kumar et al., Fine-Tuning
-    can Distort Pretrained Features, 2022, https://arxiv.org/abs/2202.10054. `strength`: the value of C, for inputs of
-    unit variance.
+    Starting from this linear probe, fine-tuning distorts the layers below less than from a random last layer: Kumar et
+    al., Fine-Tuning can Distort Pretrained Features, 2022, https://arxiv.org/abs/2202.10054. `strength`: the value of
+    C, for inputs of unit variance.
     """
     features, labels = outputs(keras.Model(model.input, model.layers[-1].input), batches)
     scale = features.std(axis=0) + 1e-6

@@ -80,10 +80,10 @@ def likeliest_between(text, left, right, vocabulary_size, smoothing=100, mixing=
 def count_vectors(tokens, vocabulary_size, size, window=5):
     """Vectors of all tokens (vocabulary_size, size), by factorizing counts of the pairs at most `window` places apart.
 
-    A singular value decomposition of the positive pointwise mutual information, with contexts smoothed by an exponent
-    of 0.75 and the root of the singular values as weights: Levy, Goldberg and Dagan, Improving Distributional Similarity
-    with Lessons Learned from Word Embeddings, 2015, https://aclanthology.org/Q15-1016. The mean of the vectors' squared
-    lengths is 1; a token that does not occur has a vector of zeros.
+    From a singular value decomposition of the positive pointwise mutual information, whose context counts are raised to
+    the power of 0.75, with the square roots of the singular values as weights: Levy, Goldberg and Dagan, Improving
+    Distributional Similarity with Lessons Learned from Word Embeddings, 2015, https://aclanthology.org/Q15-1016. The
+    mean of the vectors' squared lengths is 1; a token that does not occur has a vector of zeros.
     """
     shape = (vocabulary_size, vocabulary_size)
     places = [(tokens[:-distance], tokens[distance:]) for distance in range(1, window + 1)]

@@ -62,7 +62,7 @@ def mosaic(images, columns, heading=""):
 def by_labels(counts, curves, colours):
     """Returns a figure of accuracy on validation by the number of labels: points, and lines through their means.
 
-    counts: (N,), the same number once for each subset of the labels. curves: {name: accuracies (N,) between 0 and 1}.
+    counts: (N,), the number of labels in each training subset. curves: {name: accuracies (N,) between 0 and 1}.
     """
     picture, ax = new(8, 4.5)
     numbers = np.unique(counts)
@@ -70,7 +70,7 @@ def by_labels(counts, curves, colours):
         points = 100 * np.asarray(shares)
         ax.plot(numbers, [points[np.equal(counts, number)].mean() for number in numbers], color=colour, label=name)
         ax.plot(counts, points, ".", color=colour)
-    plain(ax).set(xscale="log", xlabel="labels in training", ylabel="accuracy on validation (%)")
+    plain(ax).set(xscale="log", xlabel="labelled training examples", ylabel="accuracy on validation (%)")
     ax.set_xticks(numbers, [f"{number:,}" for number in numbers])
     ax.legend(frameon=False)
     return picture

@@ -32,7 +32,7 @@ def test_logistic_regression_is_the_best_of_all_candidates_and_applies_to_rows_t
         assert found.score(known, known_labels) == pytest.approx(max(scores[naive_bayes]))
 
 
-def test_a_measure_that_rare_classes_decide_is_worth_weights_that_balance_them():
+def test_a_measure_that_depends_on_a_rare_class_also_tries_balanced_class_weights():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(600, 1))
     labels = (rows[:, 0] + generator.normal(size=600) > 2).astype(int)  # One in twelve.

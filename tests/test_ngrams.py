@@ -40,7 +40,7 @@ def test_between_two_neighbours_stands_what_stood_there_or_what_goes_with_both()
     assert np.bincount(text).argmax() == 8
 
 
-def test_tokens_among_the_same_others_get_similar_vectors_by_counting():
+def test_tokens_with_the_same_neighbours_get_similar_vectors():
     draw = np.random.default_rng(0)
     # After 1 or 2 comes 3, after 4 or 5 comes 6; 7 follows any of these, and 0 does not occur.
     pairs = [draw.choice([[1, 3, 7], [2, 3, 7], [4, 6, 7], [5, 6, 7]]) for _ in range(2_000)]

@@ -10,8 +10,8 @@ Paper     van den Oord et al.: Conditional Image Generation with PixelCNN Decode
           images are shifted instead of kernels masked, and a pixel sees fifteen rows and columns back.
 Answers   What does the network gain over a regression? A digit costs 86.84 nats; with a logistic regression on all
           earlier pixels 97.27.
-          How much does depth help? With 4 layers instead of 12, which see 7 rows and columns back instead of 15, and in
-          597 CPU seconds instead of 1297, a digit costs 91.57 nats instead of 86.84.
+          How much does depth help? With 4 layers instead of 12, a pixel sees 7 rows and columns back instead of 15, a
+          run takes 597 CPU seconds instead of 1297, and a digit costs 91.57 nats instead of 86.84.
           How much does width help? not measured yet
           Is a completed digit still the same digit? Given its upper half, 61% of the completed digits are read by
           LeNet-5 as the whole digit was; if the lower half is copied from the training digit whose upper half is most
