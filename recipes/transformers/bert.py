@@ -1,14 +1,14 @@
 """A small BERT fills in masked words of movie reviews and is then fine-tuned; a bag of words classifies reviews better.
 
-Result    accuracy 0.8284 with one seed, 89.8 minutes a run (51.0 CPU minutes) on 1 core
+Result    accuracy 0.8586 with one seed, 32.1 minutes a run (37.1 CPU minutes) on 2 cores
 Baseline  logistic regression on TF-IDF of words and word pairs of the whole text, its settings chosen on validation
 Published 0.9282, DistilBERT: https://arxiv.org/abs/1910.01108; 66 M parameters, pretrained on Wikipedia and books
 Paper     Devlin et al.: BERT, 2018, https://arxiv.org/abs/1810.04805; no next-sentence prediction, a convolution first
-Answers   What does pretraining add? With 100, 1,000 and all labels, accuracy is 0.565, 0.591 and 0.828; from scratch,
-          after as many updates, 0.583, 0.652 and 0.830; with TF-IDF 0.747, 0.850 and 0.915.
-          Does pretraining help on GLUE? On its validation sets, fine-tuned, from scratch and with TF-IDF: SST-2 0.834,
-          0.806, 0.822; MRPC 0.701, 0.711, 0.752; CoLA (Matthews correlation) 0.059, 0.048, 0.146.
-          How often is a masked piece guessed right? By the network in 28.0%, by counts of neighbours in 34.7% of cases.
+Answers   What does pretraining add? With 100, 1,000 and all labels, accuracy is 0.731, 0.791 and 0.859; from scratch,
+          after as many updates, 0.613, 0.704 and 0.847; with TF-IDF 0.764, 0.849 and 0.915.
+          Does pretraining help on GLUE? On its validation sets, fine-tuned, from scratch and with TF-IDF: SST-2 0.843,
+          0.825, 0.822; MRPC 0.703, 0.706, 0.752; CoLA (Matthews correlation) 0.105, 0.137, 0.146.
+          How often is a masked piece guessed right? By the network in 28.8%, by counts of neighbours in 34.7% of cases.
           Do counts and convolution help? not measured yet
 
     python -m recipes.transformers.bert
