@@ -73,12 +73,13 @@ def configure(hp):
 
 
 def build_encoder(hp):
-    """Tokens (B, T), 0 = padding, to states (B, T, units)."""
+    """Tokens (B, T), 0 = padding, to states and to their embeddings, both (B, T, units)."""
     units, tokens = hp["units"], keras.Input((None,), dtype="int32", name="tokens")
     real = ops.not_equal(tokens, 0)  # (B, T), True = a real token
     small = keras.initializers.RandomNormal(stddev=units**-0.5)  # Small, as the softmax reuses these weights.
     embedding = layers.ReversibleEmbedding(VOCABULARY_SIZE, units, embeddings_initializer=small, name="pieces")
-    pieces = layers.Rescaling(units**0.5)(embedding(tokens)) * ops.cast(real, "float32")[..., None]  # Padding is 0.
+    vectors = embedding(tokens)
+    pieces = layers.Rescaling(units**0.5)(vectors) * ops.cast(real, "float32")[..., None]  # Padding is 0.
     place = ops.minimum(ops.cumsum(ops.ones_like(tokens), axis=1), LENGTH) - 1  # (B, T): 0, 1, 2 and so on
     hidden = layers.Conv1D(units, hp["kernel_size"], padding="same")(pieces) + layers.Embedding(LENGTH, units)(place)
     for _ in range(hp["blocks"]):
@@ -87,16 +88,15 @@ def build_encoder(hp):
         hidden = hidden + attention(normalized, normalized, attention_mask=real[:, None])
         inner = layers.Dense(4 * units, activation="relu")(layers.LayerNormalization()(hidden))
         hidden = hidden + layers.Dense(units)(inner)
-    return keras.Model(tokens, layers.LayerNormalization()(hidden), name="encoder")
+    return keras.Model(tokens, [layers.LayerNormalization()(hidden), vectors], name="encoder")
 
 
 def build_model(hp, name="classifier"):
     """Tokens (B, T), 0 = padding, to the probability of class 1 (B, 1); its weights are random."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     real = ops.not_equal(tokens, 0)
-    encoder = build_encoder(hp)
-    states, pieces = encoder(tokens), encoder.get_layer("pieces")(tokens)  # (B, T, units)
-    means = [layers.GlobalAveragePooling1D()(each, mask=real) for each in (states, pieces)]
+    states, vectors = build_encoder(hp)(tokens)  # (B, T, units)
+    means = [layers.GlobalAveragePooling1D()(each, mask=real) for each in (states, vectors)]
     maximum = ops.max(ops.where(real[..., None], states, -1e9), axis=1)
     features = layers.Concatenate()([*means, maximum])  # (B, 3 units)
     model = keras.Model(tokens, layers.Dense(1, activation="sigmoid")(features), name=name)
@@ -173,7 +173,7 @@ def pretrain(hp, **options):
     if hp["counting"]:
         embedding.set_weights([count_vectors(np.ravel(rows), VOCABULARY_SIZE, hp["units"])])
     guess = keras.Sequential([layers.Dense(hp["units"], activation="gelu"), layers.LayerNormalization()], name="guess")
-    guesses = guess(ops.take_along_axis(encoder.output, places[..., None], axis=1))  # (B, P, units)
+    guesses = guess(ops.take_along_axis(encoder.outputs[0], places[..., None], axis=1))  # (B, P, units)
     right = ops.sum(guesses * embedding(answers), axis=-1, keepdims=True)  # (B, P, 1)
     logits = ops.concatenate([right, ops.matmul(guesses, ops.transpose(embedding(candidates)))], axis=-1)
     model = MaskedWords([encoder.input, places, answers, candidates], logits, name="masked-words")
@@ -183,8 +183,8 @@ def pretrain(hp, **options):
     model.fit(batches, epochs=hp["pretraining_epochs"], **options)
     # As candidates were drawn by frequency, logits learned log(P(piece | text) / P(piece)): now log P(piece) is added.
     add_frequency = layers.Normalization(mean=-np.log(np.maximum(counts, 0.01)), variance=np.ones(VOCABULARY_SIZE))
-    logits = add_frequency(embedding(guess(encoder.output), reverse=True))
-    return keras.Model(encoder.input, [encoder.output, logits], name="base")
+    logits = add_frequency(embedding(guess(encoder.outputs[0]), reverse=True))
+    return keras.Model(encoder.input, [encoder.outputs[0], logits], name="base")
 
 
 def train(hp, seed, callbacks=()):
