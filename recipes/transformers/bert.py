@@ -61,7 +61,7 @@ def configure(hp):
     hp.Int("glue", 0, 3, default=3)  # Tasks besides imdb. GLUE's test labels are secret: its validation set is used.
     hp.Int("kernel_size", 1, 7, step=2, default=3)  # Of the convolution; 1 transforms each embedding by itself.
     hp.Int("units", 32, 512, step=32, default=128)
-    hp.Int("blocks", 1, 4, default=1)  # In equal time, one block learns to guess more masked pieces right than two.
+    hp.Int("blocks", 1, 4, default=1)  # In a trial of equal time, one block guessed more masked pieces right than two.
     hp.Int("batch_size", 16, 256, step=16, default=32)
     hp.Int("pretraining_epochs", 1, 100, default=1)
     hp.Boolean("counting", default=True)  # Whether embeddings start from co-occurrence counts, which takes seconds.
@@ -202,7 +202,7 @@ def train(hp, seed, callbacks=()):
         tuned.get_layer("encoder").set_weights(encoder.get_weights())
         batches = batches.repeat().take(max(hp["steps"], TASKS[task][3] * len(batches)))
         for model in (scratch, tuned):  # The last fit is the one that a search compares.
-            start_from_regression(model, load_data(hp, "train", task, chosen[:3_000]))  # Enough, and fast.
+            start_from_regression(model, load_data(hp, "train", task, chosen[:3_000]))  # A start needs no more.
             model.fit(batches, validation_data=validation, **fit)
         linear = logistic_regression(terms[chosen], labels[chosen], *known[1:], (1, 10, 100), True, TASKS[task][4])
         models |= {each.name: each for each in (scratch, tuned, as_network(linear, f"tfidf-{stage}"))}
