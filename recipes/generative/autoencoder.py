@@ -8,8 +8,10 @@ Paper     Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural
           https://doi.org/10.1126/science.1127647. Here nothing is pretrained: GELU, AdamW, shifted images.
 Answers   What does a network add to principal components? With 30 numbers for an image, the squared error is 2.83
           instead of 12.59; with the number of one of a hundred clusters and 29 components of its own, it is 6.63.
-          Does it overfit? not measured yet
-          How much does a code of ten numbers lose? not measured yet
+          Does it overfit? On the training images its error is 2.83. Trained on images that are not shifted, it is 2.19
+          there and 3.16 on test.
+          How much does a code of ten numbers lose? With 10 numbers, the error is 7.34; with 10 principal components
+          25.79.
           Can an autoencoder restore lost pixels? With half of the pixels erased, a network trained on such images for 6
           epochs has an error of 6.5, the one that has only seen whole ones 20.6, and a linear regression of all pixels
           on the remaining ones 11.0.
