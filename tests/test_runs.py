@@ -74,6 +74,27 @@ def test_a_run_killed_after_its_evaluation_resumes(function, tmp_path, monkeypat
     assert not (tmp_path / "backup").exists()
 
 
+def test_a_seed_that_is_finished_is_not_measured_again(tmp_path):
+    expected = execute(StandIn(), tmp_path / "whole", seeds=(0, 1, 2))
+    recipe, evaluated = StandIn(), []
+
+    def third(*given):
+        evaluated.append(given)
+        if len(evaluated) == 3:
+            raise Killed
+
+    recipe.before_evaluation = third
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "killed", seeds=(0, 1, 2))
+    again, repeated = StandIn(), []
+    again.before_evaluation = lambda *given: repeated.append(given)
+    again.save = again.show = lambda *given: pytest.fail("the first seed's files were there")
+    measured = execute(again, tmp_path / "killed", seeds=(0, 1, 2), resume=True)
+    assert len(repeated) == 1 and measured["metrics_by_seed"] == expected["metrics_by_seed"]
+    assert measured["score"] == expected["score"] and measured["seconds"] < 10
+    assert (tmp_path / "killed" / "history.csv").read_bytes().count(b"\n") == 1 + 3 * 2
+
+
 def test_a_variant_killed_after_its_evaluation_resumes(home, monkeypatch):
     def killed(*arguments, **options):
         raise Killed

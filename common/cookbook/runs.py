@@ -218,44 +218,69 @@ def execute(entry, recipe, values, seeds, out, resume=False, own=False, record=r
     return collected
 
 
+# What is kept of a finished seed.
+MEASURED = {
+    "metrics": dict,
+    "score": results.NUMBER,
+    "elapsed": {"seconds": results.NUMBER, "cpu_seconds": results.NUMBER},
+    "histories": dict,
+}
+
+
 def measure(entry, recipe, hp, seeds, out, resume, own):
-    """Trains and evaluates one model per seed, saves that of the first, and returns the results."""
-    promise = recipe.PROMISE
-    histories, measured, elapsed, scores = {}, [], [], []
+    """Trains and evaluates one model per seed, saves that of the first, and returns the results.
+
+    What a seed gave is written as soon as it is measured, so that a resumed run does not measure it again.
+    """
+    histories, finished = {}, []
     for seed in seeds:
-        keras.backend.clear_session()
-        data.shuffle.counters.clear()
-        run = Run(out, seed, histories, resume)
-        try:
-            model = recipe.train(hp, seed, run.callbacks)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(run.rescue(out / "last-epoch.keras")) from None
-        except callbacks.Diverged as error:
-            raise errors.RecipeError(f"{error}; {run.rescue(out / 'last-epoch.keras')}") from None
-        except Exception as error:  # Keras raises no class of its own when weights can't be downloaded.
-            if "URL fetch failure" not in str(error):
-                raise
-            raise preparation.Unavailable(str(error)) from None
-        measured.append({name: float(value) for name, value in recipe.evaluate(model, hp).items()})
-        scores.append(validation_score(recipe, model, hp, run.stages))
-        elapsed.append(run.elapsed())
-        name = promise["figure"]["metric"]
+        path = out / "backup" / f"seed-{seed}" / "measured.json"
+        before = results.read_json(path, MEASURED) if resume else None
+        if before:
+            histories[seed] = before["histories"]
+        else:
+            before = measure_seed(recipe, hp, seed, out, resume, own, histories, first=seed == seeds[0])
+            files.write_json(path, before)
+        finished.append(before)
+        name = recipe.PROMISE["figure"]["metric"]
         print(
-            f"Seed {seed}: {name.replace('_', ' ')} {results.number(measured[-1][name])}, "
-            f"{elapsed[-1]['seconds']:.0f} seconds, {elapsed[-1]['cpu_seconds']:.0f} of CPU"
+            f"Seed {seed}: {name.replace('_', ' ')} {results.number(before['metrics'][name])}, "
+            f"{before['elapsed']['seconds']:.0f} seconds, {before['elapsed']['cpu_seconds']:.0f} of CPU"
         )
-        if seed == seeds[0]:
-            keep(out, recipe, model, hp, run.stages, own)
+    measured, elapsed, scores = ([each[key] for each in finished] for key in ("metrics", "elapsed", "score"))
     return {
         "recipe": entry.name,
         "seeds": seeds,
-        **results.collect(promise, measured, elapsed, scores),
+        **results.collect(recipe.PROMISE, measured, elapsed, scores),
         "examples_per_second": results.throughput(histories[seeds[0]]),
         "hyperparameters": dict(hp.values),
         "data": preparation.describe(recipe),
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def measure_seed(recipe, hp, seed, out, resume, own, histories, first):
+    """Trains and evaluates one model, saves it if its seed is the first; returns what `MEASURED` describes."""
+    keras.backend.clear_session()
+    data.shuffle.counters.clear()
+    run = Run(out, seed, histories, resume)
+    try:
+        model = recipe.train(hp, seed, run.callbacks)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.rescue(out / "last-epoch.keras")) from None
+    except callbacks.Diverged as error:
+        raise errors.RecipeError(f"{error}; {run.rescue(out / 'last-epoch.keras')}") from None
+    except Exception as error:  # Keras raises no class of its own when weights can't be downloaded.
+        if "URL fetch failure" not in str(error):
+            raise
+        raise preparation.Unavailable(str(error)) from None
+    metrics = {name: float(value) for name, value in recipe.evaluate(model, hp).items()}
+    score = validation_score(recipe, model, hp, run.stages)
+    elapsed = run.elapsed()
+    if first:
+        keep(out, recipe, model, hp, run.stages, own)
+    return {"metrics": metrics, "score": score, "elapsed": elapsed, "histories": run.stages}
 
 
 def keep(out, recipe, model, hp, histories, own):
