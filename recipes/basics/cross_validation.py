@@ -238,9 +238,8 @@ def show(model, hp):
         right.plot(list(curve), [100 * accuracy for accuracy in curve.values()], "o-", color=colour, label=method)
     left.set_yticks(range(len(METHODS)), list(METHODS))
     left.invert_yaxis()
-    plain(left).set(
-        title="25 single splits (grey), 5 means over five folds", xlabel="accuracy on held-out passengers (%)"
-    )
+    title = f"{on_splits.size} single splits (grey), {len(on_folds)} means over {hp['folds']} folds"
+    plain(left).set(title=title, xlabel="accuracy on held-out passengers (%)")
     plain(right).set(
         title="Learning curves",
         xlabel="passengers to train on",

@@ -15,9 +15,13 @@ Answers   What does a network add to principal components? With 30 numbers for a
           Can an autoencoder restore lost pixels? With half of the pixels erased, a network trained on such images for 6
           epochs has an error of 6.5, the one that has only seen whole ones 20.6, and a linear regression of all pixels
           on the remaining ones 11.0.
-          Does it notice a digit that it has never seen? not measured yet
+          Does it notice a digit that it has never seen? In 79.9% of all pairs of a zero and another digit, the zero has
+          the larger error if training had no zeros, and in 62.5% if it had; without zeros, the error of principal
+          components is larger in 79.2%, and the distance from the nearest training images in 98.7%; a zero has more ink
+          in 77.2%.
           Can it write digits? Decoded from codes drawn from a mixture of Gaussians, its samples have a Fréchet distance
-          of 5.31, training images 0.09, a mixture of Gaussians of the pixels 0.48.
+          of 5.31, with codes of 10 numbers 1.29; training images have 0.09, and a mixture of Gaussians of the pixels
+          0.48.
 
     python -m recipes.generative.autoencoder
     python -m recipes.generative.autoencoder --set data=fashion_mnist

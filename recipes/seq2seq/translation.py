@@ -208,7 +208,7 @@ def predict(model, assets, inputs, beam_size=5):
     if not all(sentences):
         raise ValueError('an input is empty: expected a German sentence, such as "Ein Mann schläft auf einem Sofa."')
     german, english = (tokenizers.Tokenizer.from_str(assets[name]) for name in ("german.json", "english.json"))
-    source = tokens_of(german, sentences, end=[END]).to_tensor()
+    source = tokens_of(german, sentences, slice(LONGEST - 1), [END]).to_tensor()
     return english.decode_batch(decoder(model, START, END, LONGEST, alpha=1.0)(source, beam_size).tolist())
 
 
