@@ -252,10 +252,29 @@ def test_a_full_disk_is_not_taken_for_a_missing_network(error, tmp_path, monkeyp
 
     monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
-    place = getattr(error, "filename", None) or tmp_path
+    place = "sums-train.tfrecord" if isinstance(error, tf.errors.OpError) else getattr(error, "filename", None) or tmp_path
     with pytest.raises(errors.RecipeError, match=rf"^the disk is full \({place}\): [^\n]*$") as told:
         preparation.prepare([sums.Builder.name])
     assert not isinstance(told.value, preparation.Unavailable), "the tests of its recipes would be skipped"
+
+
+@pytest.mark.parametrize(
+    "error, place",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/a.tfrecord"), "/data/a.tfrecord"),
+        (tf.errors.ResourceExhaustedError(None, None, "/data/b.tfrecord; No space left on device"), "/data/b.tfrecord"),
+    ],
+    ids=["Python", "TensorFlow"],
+)
+def test_a_disk_that_is_full_when_a_shard_is_written_is_called_so(error, place, tmp_path, monkeypatch):
+    class Writer:
+        def __init__(self, *given):
+            raise error
+
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tf.io, "TFRecordWriter", Writer)
+    with pytest.raises(errors.RecipeError, match=rf"^the disk is full \({place}\): [^\n]*$"):
+        preparation.prepare([sums.Builder.name])
 
 
 def test_escape_codes_from_files_are_not_sent_to_the_terminal(tmp_path, monkeypatch, capsys):

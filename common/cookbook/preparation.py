@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+import re
 import urllib.error
 import urllib.request
 
@@ -80,17 +81,28 @@ def download_and_prepare(builder, ready):
             print(f"{name}: downloading {size} to {builder.data_dir_root}/downloads")
             reach(url)
         builder.download_and_prepare()
-    except FAILURES as error:
+    except Exception as error:  # TFDS wraps what writing a shard raises in errors of its own.
+        full = next(filter(is_full_disk, causes(error)), None)
+        if full:
+            named = re.search(r"(\S+); No space left", str(full))  # As TensorFlow says it.
+            where = named[1] if named else getattr(full, "filename", None) or builder.data_dir_root
+            raise errors.RecipeError(f"the disk is full ({where}): free some space, then rerun this") from error
+        if not isinstance(error, FAILURES):
+            raise
         if ready.exists():  # Another process prepared it in the meantime.
             return
-        if is_full_disk(error):
-            where = getattr(error, "filename", None) or builder.data_dir_root
-            raise errors.RecipeError(f"the disk is full ({where}): free some space, then rerun this") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(
             f"data set {name} ({size} to download) is not in {builder.data_path} and could not be prepared: {reason}; "
             f"rerun this with a network connection, or copy the prepared data there (or set TFDS_DATA_DIR)"
         ) from error
+
+
+def causes(error):
+    """The error, the one it was raised from, and so on."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def is_full_disk(error):
