@@ -134,14 +134,17 @@ class FirstWeights(keras.callbacks.Callback):
 
 
 class Fits(keras.callbacks.Callback):
-    """Notes what every fit, by the name of its model, began and ended with, and how its optimizer ended."""
+    """Notes what every fit, by the name of its model, began with, validated and ended with; how its optimizer ended."""
 
     def __init__(self):
         super().__init__()
-        self.first_weights, self.last_weights, self.optimizers = {}, {}, {}
+        self.first_weights, self.validated_weights, self.last_weights, self.optimizers = {}, {}, {}, {}
 
     def on_train_begin(self, logs=None):
         self.first_weights[self.model.name] = self.model.get_weights()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.validated_weights[self.model.name] = self.model.get_weights()
 
     def on_train_end(self, logs=None):
         self.last_weights[self.model.name] = self.model.get_weights()

@@ -252,7 +252,7 @@ def test_a_full_disk_is_not_taken_for_a_missing_network(error, tmp_path, monkeyp
 
     monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
-    place = "sums-train.tfrecord" if isinstance(error, tf.errors.OpError) else getattr(error, "filename", None) or tmp_path
+    place = "sums-train.tfrecord" if "sums-train" in str(error) else tmp_path
     with pytest.raises(errors.RecipeError, match=rf"^the disk is full \({place}\): [^\n]*$") as told:
         preparation.prepare([sums.Builder.name])
     assert not isinstance(told.value, preparation.Unavailable), "the tests of its recipes would be skipped"

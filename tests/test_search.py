@@ -13,6 +13,7 @@ import sys
 import types
 
 import keras
+import numpy as np
 import pytest
 
 from common import files
@@ -237,6 +238,12 @@ def test_the_score_of_a_run_is_of_the_model_that_is_kept(recipe, tiny_run):
         # What is kept may be made of the model that was fitted, and have another name.
         own = [row for row in rows if row["model"] == tiny_run.model.name] or rows
         assert tiny_run.results["score"]["values"] == [float(own[-1][metric])]
+
+
+def test_what_a_fit_keeps_is_what_it_validated_last(tiny_run):
+    for name, validated in tiny_run.fits.validated_weights.items():
+        for weight, kept in zip(validated, tiny_run.fits.last_weights[name], strict=True):
+            np.testing.assert_allclose(weight, kept, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def hyperparameters_in(nodes):

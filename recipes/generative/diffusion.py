@@ -94,7 +94,7 @@ def build_model(hp):
 
     model = Diffusion(network, hp["schedule"], hp["untold"])
     optimizer = keras.optimizers.Adam(hp["learning_rate"], use_ema=hp["averaging"], ema_momentum=0.999)
-    model.compile(optimizer, steps_per_execution=16)  # `fit` ends by setting the weights to their averages.
+    model.compile(optimizer, steps_per_execution=16)  # Averages are validated; `fit` ends by setting the weights to them.
     return model
 
 
@@ -157,7 +157,7 @@ def train(hp, seed, callbacks=()):
         load_data(hp, "train"),
         validation_data=load_data(hp, "validation"),
         epochs=hp["epochs"],
-        callbacks=[OneCycle(), *callbacks],
+        callbacks=[OneCycle(), *[keras.callbacks.SwapEMAWeights()] * hp["averaging"], *callbacks],
         shuffle=False,  # `load_data` did.
     )
     return model.network
