@@ -94,7 +94,7 @@ def build_model(hp):
 
     model = Diffusion(network, hp["schedule"], hp["untold"])
     optimizer = keras.optimizers.Adam(hp["learning_rate"], use_ema=hp["averaging"], ema_momentum=0.999)
-    model.compile(optimizer, steps_per_execution=16)  # Averages are validated; `fit` ends by setting the weights to them.
+    model.compile(optimizer, steps_per_execution=16)  # Averages are validated; `fit` ends by assigning them.
     return model
 
 
