@@ -201,10 +201,12 @@ class Resume(History):
             self.model.optimizer.build(self.model.trainable_variables)
         if self.restore and self.path.exists():
             state = self.load()
+            if len(state["passes"]) != len(shuffle.counters):
+                raise BrokenBackup(f"{self.path} does not fit the data: what is shuffled has changed since")
             self.histories[self.model.name] |= state["history"]
             # Keras's own history, which `fit` returns, would lack the epochs before the interruption.
             self.model.history.history |= {name: list(values) for name, values in state["history"].items()}
-            for counter, value in zip(shuffle.counters, state["passes"], strict=True):
+            for counter, value in zip(shuffle.counters, state["passes"]):
                 counter.assign(value)
             # This is how Keras's own BackupAndRestore tells `fit` where to continue; there is no public way.
             self.model._initial_epoch = state["epochs"]
@@ -235,10 +237,11 @@ def read_backup(path):
         with np.load(path) as saved:
             arrays = dict(saved)
         state = json.loads(str(arrays.pop("state")))
-        missing = {"epochs", "history", "passes", "elapsed"} - set(state)
+        types = {"epochs": int, "history": dict, "passes": list, "elapsed": dict}
+        whole = all(isinstance(state[key], each) for key, each in types.items())
     except Exception as error:  # Damaged bytes raise nearly any class.
         raise BrokenBackup(f"{path} is damaged") from error
-    if missing:
+    if not whole:
         raise BrokenBackup(f"{path} is damaged")
     return state, arrays
 

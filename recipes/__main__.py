@@ -1,8 +1,10 @@
 """`python -m recipes`: lists the recipes, copies one, verifies its figure, updates the generated text."""
 
 import importlib
+import signal
 import sys
 
+from common import files
 from common.cookbook import catalogue, command_line, copying, errors, output, pages, results
 
 
@@ -18,7 +20,7 @@ def list_recipes():
 
 
 def verify(name):
-    """Runs the recipe again; returns whether the figure is within the recorded mean ± 3 sd."""
+    """Runs the recipe again; returns whether the figure is as recorded, within the margin of `results.margin`."""
     command_line.import_tensorflow_quietly()  # Only this command needs TensorFlow.
     from common.cookbook import runs
 
@@ -31,9 +33,9 @@ def write_tables():
         catalogue.write_fields(entry)
     for chapter in pages.chapters():
         page = catalogue.ROOT / "recipes" / chapter / "README.md"
-        page.write_text(pages.chapter_page(chapter), encoding="utf-8")
+        files.write_text(page, pages.chapter_page(chapter))
     readme = catalogue.ROOT / "README.md"
-    readme.write_text(pages.readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    files.write_text(readme, pages.readme(readme.read_text(encoding="utf-8")))
 
 
 def main(arguments=None):
@@ -51,6 +53,7 @@ def main(arguments=None):
     commands.add_parser("table", help="update the pages, the README's table, and the docstrings' results and answers")
     options = parser.parse_args(arguments)
     output.prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a verification as Ctrl-C does.
     try:
         if options.command == "copy":
             print(copying.copy(catalogue.entry(options.name), options.file))

@@ -2,9 +2,11 @@
 
 import errno
 import hashlib
+import json
 import shutil
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,8 +88,32 @@ def test_every_key_that_results_are_read_for_is_looked_at(tmp_path):
         files.write_json(tmp_path / "results.json", {name: value for name, value in measured.items() if name != key})
         with pytest.raises(errors.Damaged):
             results.read(tmp_path / "results.json")
-    files.write_json(tmp_path / "results.json", {**measured, "figure": {**measured["figure"], "mean": "0.9"}})
-    with pytest.raises(errors.Damaged):
+    changes = [
+        {"figure": {**measured["figure"], "mean": "0.9"}},
+        {"metrics": {"chance": 0.0}},
+        {"published": {**measured["published"], "metric": "recall"}},
+        {"cpu_seconds": "7"},
+        {"variants": []},
+    ]
+    for change in changes:
+        files.write_json(tmp_path / "results.json", {**measured, **change})
+        with pytest.raises(errors.Damaged):
+            results.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("mean", [np.nan, np.inf])
+def test_a_figure_that_is_no_number_is_no_damage(mean, tmp_path, monkeypatch, capsys):
+    measured = execute(StandIn(), tmp_path)
+    measured["figure"] |= {"mean": mean, "values": [mean, mean], "sd": mean}
+    files.write_json(tmp_path / "results.json", measured)
+    monkeypatch.setattr(catalogue.Entry, "directory", tmp_path)
+    assert commands.main([]) == 0
+    assert f"accuracy {mean} ± {mean}" in capsys.readouterr().out
+
+
+def test_a_directory_in_place_of_results_is_named(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(errors.Damaged, match=f"^{tmp_path / 'results.json'} is damaged: [^\n]*$"):
         results.read(tmp_path / "results.json")
 
 
@@ -108,6 +134,11 @@ def rewritten(path, change):
     np.savez(path, **arrays)
 
 
+def changed(arrays, **values):
+    """The state in these arrays with other values."""
+    return json.dumps({**json.loads(str(arrays["state"])), **values})
+
+
 def flipped(content):
     """The content with a bit changed in its middle."""
     middle = len(content) // 2
@@ -123,6 +154,8 @@ BROKEN = {
     "a state without keys": lambda path: rewritten(path, lambda arrays: {**arrays, "state": "{}"}),
     "a deep state": lambda path: rewritten(path, lambda arrays: {**arrays, "state": "[" * 100_000}),
     "no weight": lambda path: rewritten(path, lambda arrays: {"state": arrays["state"]}),
+    "another state": lambda path: rewritten(path, lambda arrays: {**arrays, "state": changed(arrays, epochs="two")}),
+    "more passes": lambda path: rewritten(path, lambda arrays: {**arrays, "state": changed(arrays, passes=[1, 2])}),
     "another shape": lambda path: rewritten(path, lambda arrays: {**arrays, "model/0": np.zeros((2, 3))}),
 }
 
@@ -135,6 +168,17 @@ def test_a_broken_backup_is_named_and_a_fresh_start_goes_past_it(damage, killed)
         execute(StandIn(), killed, resume=True)
     assert path.exists(), "nothing is removed"
     assert execute(StandIn(), killed)["metrics"]["accuracy"] == 2.0
+
+
+def test_weights_that_keras_cannot_open_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    weights = tmp_path / "models" / "mobilenet_2_5_224_tf_no_top.h5"
+    weights.write_bytes(b"\x89HDF\r\n\x1a\n cut")
+    recipe = StandIn()
+    recipe.train = lambda *given: keras.Sequential([keras.layers.Dense(1)]).load_weights(weights)
+    with pytest.raises(errors.Damaged, match=f"^the weights of this network in {weights.parent} are damaged [^\n]*$"):
+        execute(recipe, tmp_path / "run")
 
 
 def test_what_a_killed_write_leaves_is_no_backup(killed):
@@ -283,6 +327,7 @@ def test_escape_codes_from_files_are_not_sent_to_the_terminal(tmp_path, monkeypa
     recipe.shown = {"sum": "a text of the data: \x1b[2J"}
     measured = execute(recipe, tmp_path)
     measured["figure"]["name"] = "\x1b[2J"
+    measured["metrics"]["\x1b[2J"] = 2.0
     files.write_json(tmp_path / "results.json", measured)
     monkeypatch.setattr(catalogue.Entry, "directory", tmp_path)
     commands.main([])

@@ -369,6 +369,25 @@ def test_verify_goes_on_where_it_was_stopped(home):
     assert runs.verify(catalogue.entry(standin.NAME), recipe) and trained == [1]
 
 
+@pytest.mark.parametrize("damaged", ["backup/identity.json", "backup/seed-0/agent.npz"])
+def test_verify_goes_past_what_is_damaged(damaged, home, capsys):
+    execute(StandIn(), home)
+    recipe = StandIn()
+    recipe.at_epoch = lambda epoch, logs, agent: interrupt() if epoch == 1 else None
+    with pytest.raises(KeyboardInterrupt):
+        runs.verify(catalogue.entry(standin.NAME), recipe)
+    (home / "verify" / damaged).write_bytes(b"{")
+    assert runs.verify(catalogue.entry(standin.NAME), StandIn())
+    assert "damaged; this one starts from the beginning" in capsys.readouterr().out
+
+
+def test_a_damaged_record_does_not_spoil_the_end_of_a_run(home, capsys):
+    home.mkdir()
+    (home / "results.json").write_bytes(b"{")
+    dispatch(StandIn())
+    assert "--record` makes this run the record" in capsys.readouterr().out
+
+
 def test_verify_starts_anew_if_the_recipe_has_changed_since_it_was_stopped(home):
     dispatch(StandIn())
     dispatch(StandIn(), "--record")

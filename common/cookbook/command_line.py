@@ -219,7 +219,10 @@ def what_next(entry, options, out, measured):
     command = run_command(entry, options)
     tiny = "This was a tiny run: it shows that everything works, and its figures mean nothing."
     lines = [f"\n{tiny}" if options.tiny else "", "Next:"]
-    if out == entry.directory / "run" and not results.outnumbers(entry.results, measured):
+    recorded = None
+    with contextlib.suppress(errors.Damaged):
+        recorded = entry.results
+    if out == entry.directory / "run" and not results.outnumbers(recorded, measured):
         lines.insert(
             1, f"The record in {entry.directory} is unchanged; `{command} --record` makes this run the record."
         )

@@ -239,6 +239,16 @@ def docstring(entry, needed, target, recipe):
     return f'"""{before}\n\n{commands}{after}\n\n{search}"""'
 
 
+def copy_folder(source, target):
+    """Copies a folder without its caches, all of it or nothing; raises errors.RecipeError if a file fails."""
+    try:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    except shutil.Error as error:
+        shutil.rmtree(target, ignore_errors=True)
+        _, path, reason = error.args[0][0]
+        raise errors.RecipeError(f"cannot write {path}: {reason}") from None
+
+
 def copy(entry, target):
     """Writes the recipe to the file `target`, and beside it its TFDS builder and frozen weights, unless they exist.
 
@@ -283,14 +293,13 @@ def copy(entry, target):
     weights = [path for path in (catalogue.ROOT / "common").glob("*.keras") if f'"{path.name}"' in code]
     with errors.about(target.parent, "choose another FILE.py"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(target, text)
         for path in weights:
             if not (target.parent / path.name).exists():
                 shutil.copyfile(path, target.parent / path.name)
         for name in builders:
             if not (target.parent / name).exists():
-                source = catalogue.ROOT / "common" / "datasets" / name
-                shutil.copytree(source, target.parent / name, ignore=shutil.ignore_patterns("__pycache__"))
+                copy_folder(catalogue.ROOT / "common" / "datasets" / name, target.parent / name)
+        files.write_text(target, text)  # Last, since a second attempt would be refused if this file were there.
     beside = f", with its dataset builder in {', '.join(builders)}/" if builders else ""
     beside += f", with the weights of {', '.join(path.name for path in weights)}" if weights else ""
     return f"{target} written{beside}. It needs:\n" + "\n".join(f"  {line}" for line in needed)

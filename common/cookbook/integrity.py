@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import pathlib
 
 import tensorflow as tf
@@ -64,9 +65,18 @@ def is_whole(path, length):
         return False
 
 
+def blame_weights(error):
+    """Raises errors.Damaged for the error with which Keras failed to open weights, of which it compares no checksum."""
+    if "open file (" in str(error):  # From HDF5, which does not name the file.
+        directory = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
+        told = f"the weights of this network in {directory} are damaged ({errors.one_line(str(error))})"
+        raise errors.Damaged(f"{told}: delete them, then rerun this") from error
+
+
 def blame_files(name, error):
     """Raises errors.Damaged for the error with which TFDS failed to open a data set, if it was prepared before."""
     directory = pathlib.Path(constants.DATA_DIR, name)
     if any(directory.rglob("dataset_info.json")):
-        told = f"data set {name} in {directory} is damaged ({str(error).splitlines()[-1]})"
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        told = f"data set {name} in {directory} is damaged ({reason})"
         raise errors.Damaged(f"{told}: delete that directory, then rerun this") from error

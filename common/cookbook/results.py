@@ -33,11 +33,16 @@ def read_json(path, shape=dict):
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, IsADirectoryError):
         content = None
     if not fits(content, shape):
-        raise errors.Damaged(f"{path} is damaged: restore it, or delete it")
+        raise damaged(path)
     return content
+
+
+def damaged(path):
+    """The error to raise for a file that holds something else than it should."""
+    return errors.Damaged(f"{path} is damaged: restore it, or delete it")
 
 
 def fits(value, shape):
@@ -49,7 +54,15 @@ def fits(value, shape):
 
 def read(path):
     """The results in a file, None if there is no such file; raises errors.Damaged."""
-    return read_json(path, RESULTS)
+    found = read_json(path, RESULTS)
+    if found:
+        name = found["figure"]["name"]
+        needed = {metric: NUMBER for metric in (name, found["published"].get("metric", name))}
+        # Older results lack what is optional here.
+        optional = {"cpu_seconds": 0.0, "variants": {}, **found}
+        if not fits(optional, {"metrics": needed, "cpu_seconds": NUMBER, "variants": dict}):
+            raise damaged(path)
+    return found
 
 
 def recorded(entry, out):
@@ -153,6 +166,8 @@ def number(value):
 
 def decimals(value):
     """How many decimals give four significant digits; numbers below 1 get four, or what two significant ones need."""
+    if not math.isfinite(value):
+        return 0
     if abs(value) >= 1:
         return max(0, 4 - len(str(int(abs(value)))))
     return max(4, 1 - math.floor(math.log10(abs(value)))) if value else 4

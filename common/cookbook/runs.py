@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import callbacks, data, files, plots
-from common.cookbook import answers, errors, locking, output, preparation, results, settings
+from common.cookbook import answers, errors, integrity, locking, output, preparation, results, settings
 
 
 def clocks():
@@ -272,9 +272,10 @@ def measure_seed(recipe, hp, seed, out, resume, own, histories, first):
     except callbacks.Diverged as error:
         raise errors.RecipeError(f"{error}; {run.rescue(out / 'last-epoch.keras')}") from None
     except Exception as error:  # Keras raises no class of its own when weights can't be downloaded.
-        if "URL fetch failure" not in str(error):
-            raise
-        raise preparation.Unavailable(str(error)) from None
+        if "URL fetch failure" in str(error):
+            raise preparation.Unavailable(str(error)) from None
+        integrity.blame_weights(error)
+        raise
     metrics = {name: float(value) for name, value in recipe.evaluate(model, hp).items()}
     score = validation_score(recipe, model, hp, run.stages)
     elapsed = run.elapsed()
@@ -378,9 +379,15 @@ def verify(entry, recipe):
     if recorded["hyperparameters"] != dict(settings.build(recipe.configure, {}).values):
         raise errors.RecipeError(f"the recorded results of {entry.name} used different hyperparameters: run it again")
     out, seeds = entry.directory / "verify", recorded["seeds"][:1]
-    unfinished = results.read_json(out / "backup" / "identity.json", results.RUN)
     same = {"recipe": entry.name, "hyperparameters": recorded["hyperparameters"], "seeds": seeds}
-    again = execute(entry, recipe, {}, seeds, out, resume=unfinished == same, own=True)
+    try:
+        unfinished = results.read_json(out / "backup" / "identity.json", results.RUN) == same
+        again = execute(entry, recipe, {}, seeds, out, resume=unfinished, own=True)
+    except errors.Damaged:
+        if not (out / "backup").exists():
+            raise  # What is damaged is no backup.
+        print("What an earlier verification left is damaged; this one starts from the beginning.")
+        again = execute(entry, recipe, {}, seeds, out, own=True)
     margin = results.margin(recorded)
     found, mean = again["figure"]["mean"], recorded["figure"]["mean"]
     within = abs(found - mean) <= margin

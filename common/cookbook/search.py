@@ -37,11 +37,12 @@ class Search(keras_tuner.Tuner):
         start = time.perf_counter()
         values = trial_values(self.recipe, trial)
         metric = self.recipe.PROMISE["monitor"]["metric"]
-        print(f"Trial {trial.trial_id}: {results.assignments(values)}")
         try:
+            print(f"Trial {trial.trial_id}: {results.assignments(values)}")
             score = self.train(values)
             if not math.isfinite(score):
                 raise callbacks.Diverged(f"{metric} is {score}")
+            print(f"Trial {trial.trial_id}: {metric} {score:.6g} in {time.perf_counter() - start:.0f} seconds")
         except Exception as error:
             reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
             # Keras raises no class of its own when weights can't be downloaded.
@@ -49,7 +50,6 @@ class Search(keras_tuner.Tuner):
                 raise Aborted(f"trial {trial.trial_id} was interrupted: {reason}; the same command goes on") from error
             print(f"Trial {trial.trial_id} failed: {reason}")
             raise keras_tuner.errors.FailedTrialError(reason) from error
-        print(f"Trial {trial.trial_id}: {metric} {score:.6g} in {time.perf_counter() - start:.0f} seconds")
         return {metric: score}
 
     def train(self, values):
@@ -164,4 +164,5 @@ def summarize(recipe, oracle, seed, directory):
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
     print(f"  --seed {seed} --set {results.assignments(trial_values(recipe, best))}")
     picture = plots.search([trial.score for trial in trials], monitor["better"], monitor["metric"])
-    picture.savefig(directory / "search.png")
+    with files.replacing(directory / "search.png") as unfinished:
+        picture.savefig(unfinished)
