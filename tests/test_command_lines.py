@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import random
+import shutil
 import sys
 import types
 
@@ -11,7 +12,7 @@ import keras
 import pytest
 
 from common import plots
-from common.cookbook import catalogue, command_line, trying
+from common.cookbook import catalogue, command_line, copying, trying
 from conftest import entry_of, module_of
 from recipes import __main__ as commands
 
@@ -208,3 +209,14 @@ def test_a_copy_that_cannot_be_written_is_told_in_one_line(tmp_path):
         message = told(commands.main, ["copy", NAME, target])
         assert is_one_line(message) and "cannot use" in message or "already exists" in message, message
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_builder_that_cannot_be_copied_leaves_neither_half_of_it_nor_a_copy(tmp_path, monkeypatch):
+    def full(source, target, **options):
+        target.mkdir()
+        raise shutil.Error([(str(source / "a.py"), str(target / "a.py"), "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(copying.shutil, "copytree", full)
+    message = told(commands.main, ["copy", NAME, f"{tmp_path}/mine.py"])
+    assert is_one_line(message) and f"cannot write {tmp_path / 'sums' / 'a.py'}: [Errno 28] No space left" in message
+    assert not list(tmp_path.iterdir())

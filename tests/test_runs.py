@@ -15,6 +15,7 @@ import standin
 from common import callbacks, files
 from common.cookbook import catalogue, command_line, errors, locking, output, results, runs
 from conftest import Killed
+from recipes import __main__ as commands
 from standin import StandIn, dispatch, execute
 
 
@@ -164,6 +165,16 @@ def test_an_interrupt_anywhere_and_sigterm_end_in_one_line(arguments, told, does
         assert told in stopped(arguments, monkeypatch, does)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_verification_ends_in_one_line_on_sigterm_too(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(commands, "verify", lambda name: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert commands.main(["verify", standin.NAME]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_an_interrupt_while_evaluating_loses_no_epoch(tmp_path):

@@ -293,13 +293,17 @@ def copy(entry, target):
     weights = [path for path in (catalogue.ROOT / "common").glob("*.keras") if f'"{path.name}"' in code]
     with errors.about(target.parent, "choose another FILE.py"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in weights:
-            if not (target.parent / path.name).exists():
-                shutil.copyfile(path, target.parent / path.name)
-        for name in builders:
-            if not (target.parent / name).exists():
-                copy_folder(catalogue.ROOT / "common" / "datasets" / name, target.parent / name)
-        files.write_text(target, text)  # Last, since a second attempt would be refused if this file were there.
+        files.write_text(target, text)
+        try:
+            for path in weights:
+                if not (target.parent / path.name).exists():
+                    shutil.copyfile(path, target.parent / path.name)
+            for name in builders:
+                if not (target.parent / name).exists():
+                    copy_folder(catalogue.ROOT / "common" / "datasets" / name, target.parent / name)
+        except (OSError, errors.RecipeError):
+            target.unlink()  # Or a second attempt would be refused.
+            raise
     beside = f", with its dataset builder in {', '.join(builders)}/" if builders else ""
     beside += f", with the weights of {', '.join(path.name for path in weights)}" if weights else ""
     return f"{target} written{beside}. It needs:\n" + "\n".join(f"  {line}" for line in needed)

@@ -13,7 +13,8 @@ Answers   How tight is the lower bound? The ELBO of the test digits is -92.39 na
           What is the bound made of? Given its code, the log-probability of a digit is -66.9 nats; from this, the
           divergence of the code from the prior, 25.5 nats, is subtracted.
           How many dimensions does the code use? 20, those whose mean varies from digit to digit.
-          Would fewer dimensions suffice? not measured yet
+          Would fewer dimensions suffice? With 10, of which 10 are used, the ELBO is -95.34 nats instead of -92.39, but
+          the samples are better: their Fréchet distance is 10.14 instead of 12.63.
           How much is lost with only two dimensions? With a code of two numbers, trained for a third of the epochs, the
           ELBO is -139.9 nats instead of -92.4.
           How good are its samples? Their Fréchet distance is 12.63, that of training images 0.09, and 91% of the
