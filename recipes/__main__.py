@@ -66,7 +66,10 @@ def main(arguments=None):
     except BrokenPipeError:  # `python -m recipes | head` closes the pipe early.
         return 1
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["python -m recipes: stopped", *interrupt.args, "the same command goes on"]), file=sys.stderr)
+        print(
+            "; ".join(["python -m recipes: stopped", *interrupt.args, "rerun the same command to continue"]),
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         if error.errno not in errors.FULL:

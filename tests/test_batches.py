@@ -261,7 +261,7 @@ def test_every_reading_ends_one_window_and_none_to_train_on_holds_a_label(recipe
     assert sum(map(len, found)) == sum(min(hp["examples"], len(each)) for each in normal)
 
 
-def test_inputs_are_standardised_by_the_training_split_alone(recipe, keras_run, hp):
+def test_inputs_are_standardized_by_the_training_split_alone(recipe, keras_run, hp):
     for layer in keras_run.model.layers:
         if isinstance(layer, keras.layers.Normalization):
             inputs = np.concatenate([inputs for inputs, _ in recipe.load_data(hp, "train").as_numpy_iterator()])

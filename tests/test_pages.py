@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from common import plots
 from common.cookbook import answers, catalogue, errors, pages, results
 
 RECORDED = {
@@ -102,17 +103,25 @@ def test_pages_and_readme_are_those_that_the_tool_would_write():
 def test_a_page_marks_what_loses_to_its_baseline_and_misses_the_published_figure(monkeypatch):
     entry = catalogue.entry("vision.lenet")
     monkeypatch.setattr(catalogue.Entry, "results", {**entry.results, **RECORDED, "variants": {}})
-    assert "✗" in pages.compact(entry) and "✗ not reached" in "\n".join(pages.comparison(entry))
+    assert "✗" in pages.compact(entry) and "†" not in pages.compact(entry)
+    assert "✗ not reached" in "\n".join(pages.comparison(entry))
     assert "≈ no clear difference from the network" in "\n".join(pages.comparison(entry))
     stronger = {**RECORDED, "baseline": {"name": "TF-IDF", "value": 0.99}, "published": {"value": 0.2, "source": "it"}}
     monkeypatch.setattr(catalogue.Entry, "results", {**stronger, "variants": {}})
     assert "✓" in pages.compact(entry) and "✓ passed" in "\n".join(pages.comparison(entry))
-    assert "✗ better than the network" in "\n".join(pages.comparison(entry))
+    assert "✗ better than the network" in "\n".join(pages.comparison(entry)) and pages.compact(entry).endswith("†")
     one_seed = {**RECORDED, "figure": {**RECORDED["figure"], **results.summary([RECORDED["figure"]["mean"]])}}
     missed = RECORDED["published"]["value"] - RECORDED["figure"]["mean"]
     for tolerance, mark in ((0.9 * missed, "✗"), (1.1 * missed, "≈")):
         monkeypatch.setattr(catalogue.Entry, "results", {**one_seed, "tolerance": tolerance, "variants": {}})
         assert mark in pages.compact(entry)
+
+
+def test_a_tall_picture_takes_half_of_the_width(tmp_path):
+    for name, size, expected in (("tall", (2, 3), "50%"), ("wide", (3, 2), "100%"), ("square", (2, 2), "100%")):
+        figure = plots.new(*size)[0]
+        figure.savefig(tmp_path / f"{name}.png", bbox_inches=None)
+        assert pages.width(tmp_path / f"{name}.png") == expected
 
 
 def test_generative_recipes_stand_side_by_side_from_the_nearest_to_the_farthest():

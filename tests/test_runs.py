@@ -157,7 +157,7 @@ def interrupt():
 
 @pytest.mark.parametrize("does", [interrupt, lambda: signal.raise_signal(signal.SIGTERM)])
 @pytest.mark.parametrize(
-    "arguments, told", [([], "repeat the command with --resume"), (["--search", "3"], "repeat the command to")]
+    "arguments, told", [([], "rerun the command with --resume"), (["--search", "3"], "rerun the command to continue")]
 )
 def test_an_interrupt_anywhere_and_sigterm_end_in_one_line(arguments, told, does, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
@@ -200,7 +200,7 @@ def test_output_that_nothing_reads_ends_in_one_line(monkeypatch):
     os.close(reading)
     with open(writing, "w") as nobody:
         monkeypatch.setattr(sys, "stdout", nobody)
-        assert "nothing reads the output; repeat the command with --resume" in stopped(
+        assert "nothing reads the output; rerun the command with --resume" in stopped(
             [], monkeypatch, lambda: print("x")
         )
 
@@ -284,7 +284,10 @@ def test_only_the_recipe_s_own_run_with_enough_seeds_becomes_the_record(home):
     with pytest.raises(errors.RecipeError, match=r"no finished run in .*run"):
         dispatch(StandIn(), "--record")
     dispatch(StandIn(), "--set", "rate=2")
-    with pytest.raises(errors.RecipeError, match="with its own hyperparameters; the run in .* is not"):
+    with pytest.raises(
+        errors.RecipeError,
+        match="only a run of .* with its default hyperparameters can become the record, not that in ",
+    ):
         dispatch(StandIn(), "--set", "rate=2", "--record")
     dispatch(StandIn(), "--seeds", "2")
     dispatch(StandIn(), "--record")

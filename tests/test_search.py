@@ -127,7 +127,9 @@ def test_trials_that_fail_are_told_in_one_line_each_and_do_not_end_a_search(tmp_
     assert "Traceback" not in told.out + told.err
     table = told.out.split("trial  ")[-1].splitlines()[1:6]
     assert [line.split()[1] == "failed" for line in table] == [True] * 4 + [False]
-    with pytest.raises(errors.RecipeError, match="^no trial succeeded; of the last one: Diverged: the loss is nan$"):
+    with pytest.raises(
+        errors.RecipeError, match="^no trial succeeded; the last one failed with: Diverged: the loss is nan$"
+    ):
         run(Formula(failures=dict.fromkeys(range(4), failures[0])), tmp_path / "all", trials=4)
     assert "Traceback" not in capsys.readouterr().err
 

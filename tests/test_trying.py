@@ -63,6 +63,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(module, given, told):
         command_line.main(module, ["--try", given])
 
 
+@pytest.mark.recorded
+def test_every_recipe_shows_an_input_to_try(entry):
+    assert shlex.split(entry.example)
+
+
 def test_without_a_run_it_says_how_to_train(tmp_path):
     with pytest.raises(
         SystemExit, match="no trained model in .*; train one with `python -m recipes.seq2seq.addition --out .*`"
@@ -100,8 +105,12 @@ def a_zip_with_another_byte():
         ("settings.json", None, "settings.json can't be read; train the model again with `python -m"),
         ("settings.json", b"\xff", "settings.json can't be read; train the model again with `python -m"),
         ("model.keras", None, "no trained model in .*; train one with `[^`]*--out [^`]*/out`"),
-        ("model.keras", a_zip_with_another_byte(), "model.keras is no model that Keras can load; train it again with"),
-        ("model.keras", b"cut", "model.keras is no model that Keras can load; train it again with `python -m"),
+        (
+            "model.keras",
+            a_zip_with_another_byte(),
+            "model.keras is not a model that Keras can load; train it again with",
+        ),
+        ("model.keras", b"cut", "model.keras is not a model that Keras can load; train it again with `python -m"),
         ("results.json", b'{"recipe": "vision.lenet"}', "contains results of vision.lenet: choose another --out"),
     ],
 )

@@ -76,9 +76,12 @@ class Entry:
 
     @property
     def example(self):
-        """The docstring's example input after `--try`, with a space before it; "" if there is none."""
+        """The docstring's example after `--try`, or that in `predict`'s, with a space before it; "" if there is none."""
         found = re.search(rf"python -m recipes\.{self.name} --try(.*)", self.docstring)
-        return found[1] if found else ""
+        if found:
+            return found[1]
+        found = re.search(r"predict\(model, assets, \[(\".*\")\]\)", self.path.read_text(encoding="utf-8"))
+        return f" {found[1]}" if found else ""
 
     def source(self, function):
         """The text of one of the recipe's functions."""

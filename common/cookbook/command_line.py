@@ -153,7 +153,7 @@ def main(name, arguments=None):
     options = parse(entry, arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a run as Ctrl-C does.
     resumes = not (options.search or options.record or vars(options).get("try") is not None)
-    again = f"repeat the command{' with --resume' if resumes else ''} to go on"
+    again = "rerun the command with --resume" if resumes else "rerun the command to continue"
     try:
         dispatch(entry, recipe, options)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import struct
 
 from common.cookbook import answers, catalogue, results
 
@@ -33,22 +34,25 @@ MARKS = {"better": "✓", "equal": "≈", "worse": "✗"}
 
 
 def compact(entry):
-    """One recipe in the README's table: linked name, figure, published figure, and whether that was passed."""
+    """One recipe in the README's table: linked name, figure, published figure, marks for that and for the baseline."""
     recorded, name = entry.results, entry.name.split(".")[1]
     link = f"[{name}](recipes/{entry.name.split('.')[0]}/README.md#{name})"
     if not recorded:
         return f"{link} {answers.UNMEASURED}"
     goal = recorded["published"]
     compared = recorded["metrics"][goal["metric"]] if "metric" in goal else recorded["figure"]["mean"]
-    shown = f"{compared:.{results.decimals(compared)}f}"
-    return f"{link} **{shown}** ({results.number(goal['value'])} {MARKS[results.against_published(recorded)]})"
+    metric = goal.get("metric", recorded["figure"]["name"]).replace("_", " ")
+    shown = f"{compared:.{results.decimals(compared)}f}" if compared else "0"
+    loses = " †" if results.against_baseline(recorded) == "worse" else ""
+    mark = MARKS[results.against_published(recorded)]
+    return f"{link} {metric} **{shown}** ({results.number(goal['value'])} {mark}){loses}"
 
 
 def table():
     """Every recipe's figure as a Markdown table, one row per chapter."""
     rows = ["| chapter | recipe **measured** (published) |", "|---|---|"]
     for chapter, entries in chapters().items():
-        rows.append(f"| [{title(chapter)[0]}](recipes/{chapter}/README.md) | {' · '.join(map(compact, entries))} |")
+        rows.append(f"| [{title(chapter)[0]}](recipes/{chapter}/README.md) | {'<br>'.join(map(compact, entries))} |")
     return "\n".join(rows)
 
 
@@ -110,6 +114,12 @@ def comparison(entry):
     return rows
 
 
+def width(picture):
+    """How much of a page's width a PNG takes: one that is taller than wide would fill the screen."""
+    across, down = struct.unpack(">II", picture.read_bytes()[16:24])
+    return "50%" if down > across else "100%"
+
+
 def section(entry):
     """One recipe on its chapter's page."""
     name = entry.name.split(".")[1]
@@ -118,7 +128,7 @@ def section(entry):
     for picture in pictures:
         path = os.path.relpath(picture, entry.path.parent)
         shown = entry.shows if len(pictures) == 1 else f"{name}: {picture.stem.replace('_', ' ')}"
-        lines += [f'<img src="{path}" width="100%" alt="{shown}">', ""]
+        lines += [f'<img src="{path}" width="{width(picture)}" alt="{shown}">', ""]
     lines += comparison(entry) if entry.results else [f"Its figure is {answers.UNMEASURED}."]
     lines += [""]
     for question, answer in answers.fill(entry.answers, entry.results).items():

@@ -24,7 +24,7 @@ def record(entry, recipe, run):
         defaults = dict(settings.build(recipe.configure, {}).values)
         if measured["recipe"] != entry.name or measured["hyperparameters"] != defaults:
             raise errors.RecipeError(
-                f"the record is of {entry.name} with its own hyperparameters; the run in {run} is not"
+                f"only a run of {entry.name} with its default hyperparameters can become the record, not that in {run}"
             )
         recorded = entry.results
         if results.outnumbers(recorded, measured):

@@ -47,7 +47,8 @@ class Search(keras_tuner.Tuner):
             reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
             # Keras raises no class of its own when weights can't be downloaded.
             if isinstance(error, (OSError, errors.RecipeError)) or "URL fetch failure" in str(error):
-                raise Aborted(f"trial {trial.trial_id} was interrupted: {reason}; the same command goes on") from error
+                told = f"trial {trial.trial_id} was interrupted: {reason}; rerun the same command to continue"
+                raise Aborted(told) from error
             print(f"Trial {trial.trial_id} failed: {reason}")
             raise keras_tuner.errors.FailedTrialError(reason) from error
         return {metric: score}
@@ -159,7 +160,8 @@ def summarize(recipe, oracle, seed, directory):
     if all(trial.score is None for trial in trials):
         # A worker tells the chief that a trial failed, but not why.
         told = (trials[-1].message or "see the output of the workers").strip().splitlines()[-1]
-        raise errors.RecipeError(f"no trial succeeded; of the last one: {told.rpartition('FailedTrialError: ')[2]}")
+        reason = told.rpartition("FailedTrialError: ")[2]
+        raise errors.RecipeError(f"no trial succeeded; the last one failed with: {reason}")
     best = oracle.get_best_trials(1)[0]
     print(f"\nBest: trial {best.trial_id}, {monitor['metric']} {best.score:.6g}; run it with")
     print(f"  --seed {seed} --set {results.assignments(trial_values(recipe, best))}")

@@ -40,7 +40,9 @@ def try_model(entry, recipe, directory, inputs, command):
     try:
         model = keras.models.load_model(path)
     except (ValueError, OSError, zipfile.BadZipFile):
-        raise errors.RecipeError(f"{path} is no model that Keras can load; train it again with `{command}`") from None
+        raise errors.RecipeError(
+            f"{path} is not a model that Keras can load; train it again with `{command}`"
+        ) from None
     assets = Assets(directory, command)
     if not inputs:
         return converse(recipe, model, assets)

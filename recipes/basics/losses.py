@@ -201,7 +201,7 @@ def undo(hp, loss):
 def predict(model, assets, inputs):
     """Reads digits: each input is the path of a picture of one, each answer a digit and its probability, "8 (0.998)".
 
-    Raises ValueError for a file that is no picture, or shows nothing.
+    Raises ValueError for a file that is not an image, or shows nothing.
 
         model = keras.models.load_model("model.keras")
         assets = {}

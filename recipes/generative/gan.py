@@ -241,7 +241,7 @@ def evaluate(models, hp):
 def predict(model, assets, inputs):
     """Draws digits: each input is a whole number, the seed of the noise, each output a digit drawn in characters.
 
-    There are no assets. Raises ValueError for an input that is no whole number of at least 0.
+    There are no assets. Raises ValueError for an input that is not a whole number of at least 0.
 
         model = keras.models.load_model("model.keras")
         assets = {}

@@ -102,7 +102,7 @@ def read(series, split, before=0):
 
 
 def windows(hp, series, split):
-    """The full windows that end in a split (N, window, 1), standardised, and whether each holds a label (N,)."""
+    """The full windows that end in a split (N, window, 1), standardized, and whether each holds a label (N,)."""
     train_values, _ = read(series, "train")
     values, labels = read(series, split, before=hp["window"] - 1)
     views = sliding_window_view((values - train_values.mean()) / train_values.std(), hp["window"])
@@ -257,7 +257,7 @@ def show(model, hp):
         left.set(title="validation: labels grey, alarms red", xlabel="readings", ylabel=series.replace("_", " "))
         plain(right).plot(ending[worst, :, 0], color="black", linewidth=1)
         right.plot(reconstructed[worst, :, 0], color=VALIDATION)
-        right.set(title="worst window: red = reconstruction", xlabel="readings", ylabel="standardised")
+        right.set(title="worst window: red = reconstruction", xlabel="readings", ylabel="standardized")
     return {"series": picture}
 
 

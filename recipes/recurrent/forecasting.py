@@ -21,7 +21,7 @@ Answers   Does a recurrent network beat a linear model? Yes: its mean squared er
     python -m recipes.recurrent.forecasting --set cell=lstm look_back=720
     python -m recipes.recurrent.forecasting --try ETTh1.csv
 
-The data set is ETTh1, with the usual splits of 12, 4 and 4 months, standardised with the training split's statistics.
+The data set is ETTh1, with the usual splits of 12, 4 and 4 months, standardized with the training split's statistics.
 All 2,785 windows of the test split count; code that evaluates only full batches drops the last ones, which changes
 the figure (Qiu et al.: TFB, 2024, https://arxiv.org/abs/2403.20150).
 """
@@ -119,7 +119,7 @@ def read(split, examples, look_back):
 
 
 def windows(hp, split):
-    """Every window of a split, one hour apart, standardised: the past (N, look_back, 7), the future (N, 96, 7)."""
+    """Every window of a split, one hour apart, standardized: the past (N, look_back, 7), the future (N, 96, 7)."""
     train_hours, hours = (read(part, hp["examples"], hp["look_back"]) for part in ("train", split))
     hours = (hours - train_hours.mean(axis=0)) / train_hours.std(axis=0)
     views = np.lib.stride_tricks.sliding_window_view(hours, hp["look_back"] + HORIZON, axis=0).swapaxes(1, 2)
@@ -127,7 +127,7 @@ def windows(hp, split):
 
 
 def load_data(hp, split):
-    """Batches of the past (B, look_back, 7) and the future (B, 96, 7), standardised."""
+    """Batches of the past (B, look_back, 7) and the future (B, 96, 7), standardized."""
     dataset = tf.data.Dataset.from_tensor_slices(windows(hp, split))
     if split == "train":
         dataset = shuffle(dataset)
@@ -149,7 +149,7 @@ def train(hp, seed, callbacks=()):
 
 
 def evaluate(model, hp):
-    """Errors of the network and the baselines on every window of the test split, on standardised curves."""
+    """Errors of the network and the baselines on every window of the test split, on standardized curves."""
     history, future = windows(hp, "test")
     errors = {name: answer - future for name, answer in forecasts(model, hp, history).items()}
     by_day = np.mean(errors["network"].reshape(len(future), -1, 24, len(VARIABLES)) ** 2, axis=(0, 2, 3))
@@ -200,8 +200,10 @@ def predict(model, assets, inputs):
             hours = np.array([[float(row[name]) for name in VARIABLES] for row in rows[-look_back:]], "float32")
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path}: expected a number in each of the columns {', '.join(VARIABLES)}") from None
-        if len(hours) < look_back or not np.isfinite(hours).all():
-            raise ValueError(f"{path} has {len(rows)} hours: expected {look_back} or more, the last ones without NaN")
+        if len(hours) < look_back:
+            raise ValueError(f"{path} has {len(rows)} hours: expected {look_back} or more")
+        if not np.isfinite(hours).all():
+            raise ValueError(f"{path}: among the last {look_back} hours is a value that is NaN or infinite")
         ahead = model.predict(((hours - mean) / deviation)[None], verbose=0)[0] * deviation + mean
         lines = [f"{hour:4}" + "".join(f"{value:8.2f}" for value in values) for hour, values in enumerate(ahead, 1)]
         answers.append("\n".join(["hour" + "".join(f"{name:>8}" for name in VARIABLES), *lines]))
@@ -209,7 +211,7 @@ def predict(model, assets, inputs):
 
 
 def assets(hp):
-    """The means and standard deviations that standardise the curves."""
+    """The means and standard deviations that standardize the curves."""
     hours = read("train", hp["examples"], hp["look_back"])
     rows = zip(VARIABLES, hours.mean(axis=0), hours.std(axis=0))
     return {"scale.csv": "\n".join(["variable,mean,deviation", *(f"{name},{m},{d}" for name, m, d in rows)])}
@@ -230,7 +232,7 @@ def show(model, hp):
         above.plot(ahead, answers[name][typical, :, 0], color=colour)
         plain(below).plot(ahead, errors[name].mean(axis=0), color=colour, label=name)
     above.set(title="The window of median error; the true curve is black", xlabel="hours from now")
-    above.set(ylabel=f"{VARIABLES[0]}, standardised", xticks=range(-HORIZON, HORIZON + 1, 24))
+    above.set(ylabel=f"{VARIABLES[0]}, standardized", xticks=range(-HORIZON, HORIZON + 1, 24))
     below.set(xlabel="hours ahead", ylabel="mean squared error, all curves", xticks=range(0, HORIZON + 1, 24))
     below.legend(frameon=False)
     return {"forecasts": picture}

@@ -1,7 +1,7 @@
 """A recurrent network writes like Shakespeare, character by character; adaptive 7-grams predict the text better.
 
 Result    test nats 1.488 ± 0.003 over 3 seeds, 9.0 minutes a run (8.8 CPU minutes) on 1 core
-Baseline  7-grams with modified Kneser-Ney smoothing, which go on counting in the text that they predict
+Baseline  7-grams with modified Kneser-Ney smoothing, which keep counting in the text that they predict
 Published 1.4697 nats per character, nanoGPT's best checkpoint (https://github.com/karpathy/nanoGPT, GPU setting) on
           random crops of 256 characters of validation and test; here, the last checkpoint on consecutive crops
 Paper     Graves: Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850. Here there

@@ -2,7 +2,7 @@
 
 Result    accuracy 0.8863 ± 0.0020 over 3 seeds, 3.7 minutes a run (3.4 CPU minutes) on 2 cores
 Baseline  logistic regression on TF-IDF features of the same words and of their pairs: it beats the network
-Published 0.8700 with a mask passed by hand, 0.5008 without: Géron, Hands-On Machine Learning, 3rd edition, chapter 16
+Published 0.8700 with a mask passed explicitly, 0.5008 without: Géron, Hands-On Machine Learning, 3rd edition, chapter 16
           (https://github.com/ageron/handson-ml3), a GRU of 128 units on the 1,000 most frequent words, on validation
           data, after 5 epochs and 2; with `mask_zero=True` 0.8548
 Paper     Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation,
@@ -45,7 +45,7 @@ PROMISE = {
     "figure": {"metric": "accuracy", "better": "higher"},
     "monitor": {"metric": "val_accuracy", "better": "higher"},
     "baseline": {"name": "TF-IDF and logistic regression", "metric": "tfidf_accuracy"},
-    "published": {"value": 0.87, "source": "Géron 2022, chapter 16, mask by hand, on validation"},
+    "published": {"value": 0.87, "source": "Géron 2022, chapter 16, explicit mask, on validation"},
     "data": ["imdb_reviews"],
 }
 TINY = {"examples": 70, "epochs": 2, "batch_size": 32, "length": 200, "vocabulary_size": 1_000, "units": 32}

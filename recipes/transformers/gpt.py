@@ -11,7 +11,7 @@ Answers   What do a convolution and Muon add? not measured yet
           How good is a smaller one after 300 updates? One the size of nanoGPT's CPU setting, 128 units and crops of 64
           characters, has 1.743 nats on such crops of validation and test after 222 CPU seconds in all.
           How far back does it look? With 2 or 3 characters before it in its crop instead of 192 or more, the cost of a
-          character changes by +0.46 nats, with 4 to 7 by -0.00, with 8 to 15 by -0.03 and with 32 to 63 by -0.03.
+          character changes by +0.46 nats, with 4 to 7 by +0.00, with 8 to 15 by -0.03 and with 32 to 63 by -0.03.
           Can it copy a pattern that only the prompt shows? Random letters cost 7.53 nats each when read first and 7.60
           when repeated; the n-grams, which update their counts as they read, 4.81 and 0.77.
           Must the n-grams adapt to the text? Without adapting, they have 1.561 nats on test instead of 1.418.

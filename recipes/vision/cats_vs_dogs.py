@@ -1,4 +1,4 @@
-"""A small convolutional network tells cats from dogs, and shows what each of its layers sees.
+"""A small convolutional network distinguishes cats from dogs, and shows what each of its layers sees.
 
 Result    accuracy 0.8698 ± 0.0065 over 3 seeds, 4.1 minutes a run (5.7 CPU minutes) on 2 cores
 Baseline  a linear support vector machine on histograms of oriented gradients (HOG) in cells of 4 and of 8 pixels
