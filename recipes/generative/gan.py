@@ -16,7 +16,8 @@ Answers   How good are the samples? Their Fréchet distance from the test images
           spread of the seeds; a Wasserstein loss with its own gradient penalty, at the same learning rates and with one
           update of each network a step, 14.38.
           What does the gradient penalty do? not measured yet
-          What if the discriminator learns slowly? not measured yet
+          What if the discriminator learns slowly? With a twentieth of its learning rate, the distance is 13.3, and the
+          rarest digit makes up 6.4% of the samples.
 
     python -m recipes.generative.gan
     python -m recipes.generative.gan --try 7

@@ -12,7 +12,8 @@ Answers   Does the flow predict digits better than counting does? It needs 1.193
           pixel, given how dark eight others are, need 1.187.
           Is it invertible in practice? Test digits come back from latent space with an error of 0.009 grey levels at
           most.
-          How much does depth help? not measured yet
+          How much does depth help? With 4 couplings at each scale instead of 6, and 698 CPU seconds instead of 1012, it
+          needs 1.222 bits per dimension instead of 1.193.
           How should pixels become real numbers? not measured yet
           What does temperature change? With a standard deviation of 0.7, 82% of the samples lie among the test digits
           instead of 78%; their Fréchet distance is 22.9 instead of 23.5, that of a mixture of Gaussians 0.48.
