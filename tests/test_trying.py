@@ -1,6 +1,7 @@
 """`--try`, with models that are part of the repository and with tiny ones."""
 
 import io
+import json
 import shlex
 import shutil
 import sys
@@ -127,6 +128,64 @@ def test_an_unfinished_run_is_to_be_resumed(finished):
     files.write_json(finished / "backup" / "identity.json", {})
     with pytest.raises(SystemExit, match="train one with `[^`]*/out --resume`$"):
         command_line.main(ADDITION, ["--try", "1+1", "--out", str(finished)])
+
+
+class Reader:
+    """Stands for a model: keeps what it is given."""
+
+    input_shape = (None, 6, 7)
+
+    def predict(self, inputs, verbose):
+        self.seen = np.asarray(inputs[0] if isinstance(inputs, list) else inputs)
+        return np.zeros((len(self.seen), 1, 7) if self.seen.ndim == 3 else (len(self.seen), 1))
+
+
+REVIEW = "one two three four five six seven eight".split()
+
+
+def tokens_read(recipe, text, truncation="last"):
+    """What the model of a recipe reads of a text if it reads three words at most."""
+    settings = {"length": 3, "truncation": truncation, "padding": "right"}
+    assets = {"vocabulary.txt": "\n".join(REVIEW), "length.txt": "3", "settings.json": json.dumps(settings)}
+    assets["terms.txt"] = "\n".join(f"{word}\t1.0" for word in REVIEW)
+    reader = Reader()
+    recipe.predict(reader, assets, [text])
+    return reader.seen.tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["recurrent.masking", "recurrent.pretrained_language_model", "transformers.self_attention"]
+)
+def test_a_long_review_is_cut_as_in_training_and_an_empty_one_is_refused(recipe, name):
+    last, first = (" ".join(words) for words in (REVIEW[-3:], REVIEW[:3]))
+    assert tokens_read(recipe, " ".join(REVIEW)) == tokens_read(recipe, last) != tokens_read(recipe, first)
+    if name == "recurrent.masking":
+        assert tokens_read(recipe, " ".join(REVIEW), truncation="first") == tokens_read(recipe, first)
+    with pytest.raises(ValueError, match="no words"):
+        tokens_read(recipe, " ")
+
+
+@pytest.mark.parametrize("name", ["recurrent.forecasting"])
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        ([["HUFL"] * 7, *[[1.0] * 7] * 9], "expected a number in each of the columns HUFL, "),
+        ([None, *[[1.0] * 7] * 5], "has 5 hours: expected 6 or more"),
+        ([None, *[[1.0] * 7] * 8, [1.0] * 6 + [np.nan]], "among the last 6 hours is a value that is NaN"),
+        ([None, [np.nan] * 7, *[[1.0] * 7] * 6], None),
+    ],
+    ids=["no columns", "too short", "NaN", "NaN long ago"],
+)
+def test_a_forecast_needs_as_many_whole_hours_as_training(recipe, rows, told, tmp_path):
+    header, *hours = rows
+    lines = [header or COLUMNS["recurrent.forecasting"].split(","), *hours]
+    (tmp_path / "hours.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    assets = {"scale.csv": "\n".join(["variable,mean,deviation", *(f"{name},0.0,1.0" for name in recipe.VARIABLES)])}
+    if told is None:
+        assert len(recipe.predict(Reader(), assets, [str(tmp_path / "hours.csv")])) == 1
+    else:
+        with pytest.raises(ValueError, match=told):
+            recipe.predict(Reader(), assets, [str(tmp_path / "hours.csv")])
 
 
 def test_without_inputs_every_line_is_answered_and_a_mistake_ends_nothing(monkeypatch, capsys):
