@@ -16,9 +16,9 @@ Answers   What does the recurrent network add to the bag? Nothing that these see
           padding does harm.
           How much time do batches of similar length save? A run without a mask takes 176 CPU seconds with them and 420
           without.
-          One direction or two, one layer or more? In both directions it has 0.8847, forwards only 0.8729. With three
-          layers it has 0.8853, and with residual connections around the second and third 0.8852, no difference beyond
-          the spread of the seeds.
+          One direction or two, one layer or more? The recurrent part alone reaches 0.8847 in both directions and 0.8729
+          forwards only. With three layers it reaches 0.8853, and with residual connections around the second and third
+          0.8852, no difference beyond the spread of the seeds.
 
     python -m recipes.recurrent.sentiment
     python -m recipes.recurrent.sentiment --try "A film that is anything but wonderful."

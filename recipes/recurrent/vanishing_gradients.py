@@ -10,9 +10,9 @@ Paper     Hochreiter, Schmidhuber: Long Short-Term Memory, 1997, section 5.4, ht
 Answers   How far back does the gradient reach before training? It falls below a hundredth within 58 steps in SimpleRNN,
           19 in LSTM, 9 in GRU; if biased to remember, 9% reaches the first of 600 in LSTM, 22% in GRU. (In Keras's GRU,
           an update gate of 1 keeps the state.)
-          Which cells get at most 3 of 2,560 sequences wrong, as all did in the paper? 50 steps, 9,000 updates:
-          SimpleRNN from 0% of the seeds (squared error 1.4e-02), LSTM 100% (2.5e-05), GRU 100% (3.7e-06). 200 steps,
-          3,000: 0% (1.6e-01), 33% (1.9e-03), 100% (5.3e-05).
+          Which cells get at most 3 of 2,560 sequences wrong, as all did in the paper? With 50 steps and 9,000 updates,
+          SimpleRNN from 0% of the seeds (squared error 1.4e-02), LSTM 100% (2.5e-05) and GRU 100% (3.7e-06); with 200
+          steps and 3,000 updates, SimpleRNN 0% (1.6e-01), LSTM 33% (1.9e-03) and GRU 100% (5.3e-05).
           What does a bias to remember add at 600 steps? The GRU's error is 5.7e-05 with it; with Keras's bias, from the
           lowest of three rates to the highest, 1.5e-02, 2.7e-04 and 4.9e-05, the last no difference beyond the spread
           of the seeds.
@@ -27,7 +27,8 @@ Answers   How far back does the gradient reach before training? It falls below a
     python -m recipes.recurrent.vanishing_gradients --try "0.5 0.1* 0.8 0.3*"
 
 All have 32 units. In batches of 20, Adam makes 9,000 updates at 50 steps and 3,000 at 200 and 600; gradient descent,
-with which clipping and initial weights can matter, 21,000. What is compared has three rates; validation chooses.
+with which clipping and initial weights can matter, 21,000. Each setting that is compared is trained at three learning
+rates; validation selects one.
 """
 
 import functools

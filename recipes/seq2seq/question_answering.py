@@ -1,8 +1,8 @@
 """A memory network answers questions about short stories in hops of attention (bAbI 1 to 5); decision trees do better.
 
 Result    accuracy 0.9482 ± 0.0033 over 3 seeds, 3.4 minutes a run (2.7 CPU minutes) on 1 core
-Baseline  extremely randomized trees. They see the four latest of the sentences that share most names with the question,
-          and the nearest about the other names in these; names are replaced by numbers, in order of appearance.
+Baseline  extremely randomized trees, given the last four of the sentences that share the most names with the question
+          and, for each other name in them, the nearest sentence about it; names are numbered by first appearance
 Published 0.981 on tasks 2 to 5, query-reduction networks (2rb, README of https://github.com/seominjoon/qrn at b8bc87f),
           from as many questions: one network a task, the best of ten, no names exchanged. On tasks 1 to 5, table 1 of
           the paper below has 0.878 (one network for 20 tasks, with noise) and, from Weston et al., an LSTM's 0.442.
