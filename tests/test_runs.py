@@ -372,6 +372,11 @@ def test_epochs_and_examples_of_the_command_line_hold_for_variants(home):
     assert results.read(home / "tiny" / "results.json")["variants"]["long"]["metrics"]["accuracy"] == 2.0
 
 
+def test_seeds_count_from_the_first_one_that_is_given(home):
+    dispatch(StandIn(), "--seed", "5", "--seeds", "2")
+    assert results.read(home / "run" / "results.json")["seeds"] == [5, 6]
+
+
 def test_verify_goes_on_where_it_was_stopped(home):
     dispatch(StandIn())
     dispatch(StandIn(), "--record")
