@@ -181,6 +181,14 @@ def test_a_killed_and_resumed_run_equals_a_copy_that_ran_through(entry, tiny_run
             np.testing.assert_allclose(weight, found[name], rtol=1e-5, atol=1e-7, err_msg=f"{path.name}: {name}")
 
 
+@pytest.mark.parametrize("name", ["kinds.counting"])
+def test_in_a_copy_given_values_go_before_those_of_a_tiny_run(entry, process_of_copies, tmp_path):
+    copying.copy(entry, tmp_path / "mine.py")
+    process_of_copies.run(tmp_path / "mine.py", "--tiny", "--set", "leaves=30", folder=tmp_path)
+    values = json.loads((tmp_path / "mine" / "run.json").read_text())["hyperparameters"]
+    assert values["leaves"] == 30 and values["examples"] == 150
+
+
 def test_a_copy_adds_little_to_the_recipe_and_what_it_names(entry, tmp_path):
     copying.copy(entry, tmp_path / "copied.py")
     recipe = copying.Module(entry.path)
