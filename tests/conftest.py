@@ -18,8 +18,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import keras
 import pytest
+import tensorflow as tf
 from xdist.scheduler import loadscope
 
+from common import decoding
 from common.cookbook import catalogue, preparation, runs, settings
 from known_answers import readers
 
@@ -166,13 +168,41 @@ def compile_for_single_steps(self, *arguments, **options):
     return COMPILE(self, *arguments, **{**options, "steps_per_execution": 1})
 
 
+DECODING = ("decoder", "beam_search", "greedy")  # What recipes use of `common.decoding`, besides `sample`.
+
+
+def decoding_of(recipe):
+    """The functions of `DECODING` that a recipe imports, by name."""
+    return {name: getattr(decoding, name) for name in DECODING if vars(recipe).get(name) is getattr(decoding, name)}
+
+
+def recorder_of_limits(function, calls):
+    """A function of `DECODING`, of each of whose calls the first token, last token, length and alpha are noted."""
+
+    def recorded(*arguments, **options):
+        given = inspect.signature(function).bind(*arguments, **options)
+        given.apply_defaults()
+        given = {name.removesuffix("_token"): value for name, value in given.arguments.items()}
+        calls.append(
+            {"alpha": 0.0, **{name: given[name] for name in given.keys() & {"start", "end", "length", "alpha"}}}
+        )
+        if "tokens" in given:  # In a function that is being traced, they have no values yet.
+            tf.numpy_function(lambda tokens, call=calls[-1]: call.update(start=tokens), [given["tokens"]], [])
+        return function(*arguments, **options)
+
+    return recorded
+
+
 class TinyRun:
-    """A `--tiny` run that was killed once and resumed: results, directory, what `train` got, read and returned."""
+    """A `--tiny` run that was killed once and resumed: results, directory, what `train` got, read and returned.
+
+    decoded: what the run's calls of the functions of `DECODING` were given.
+    """
 
     def __init__(self, name, out):
         self.entry, self.recipe, self.out = entry_of(name), module_of(name), out
         self.splits_of_training, self.labels_of_training = [], []
-        self.killed, self.first_weights, self.fits = False, FirstWeights(), Fits()
+        self.killed, self.first_weights, self.fits, self.decoded = False, FirstWeights(), Fits(), []
         original = self.recipe.train
 
         def train_until_killed(hp, seed, callbacks):
@@ -210,6 +240,8 @@ class TinyRun:
     def execute(self, resume=False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keras.Model, "compile", compile_for_single_steps)
+            for name, function in decoding_of(self.recipe).items():
+                patch.setattr(self.recipe, name, recorder_of_limits(function, self.decoded))
             return runs.execute(self.entry, self.recipe, self.recipe.TINY, [0], self.out, resume)
 
     @property

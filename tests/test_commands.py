@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 from common import callbacks, files
 from common.cookbook import catalogue, command_line, copying, errors, preparation, results, runs, settings
 from common.datasets import sums
-from conftest import OtherProcess
+from conftest import NAMES, OtherProcess
 from recipes import __main__ as commands
 
 NAME = "seq2seq.addition"
@@ -45,6 +46,20 @@ def test_the_list_has_every_recipe_at_once(quick):
     listed = command("recipes")
     for entry in catalogue.entries():
         assert entry.name in listed.stdout and entry.sentence in listed.stdout
+
+
+@pytest.mark.parametrize("reader, shown", [("| head -1", NAMES[0]), ("| true", ""), (">&-", "")])
+def test_a_list_that_is_not_read_to_its_end_ends_quietly(reader, shown):
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m recipes {reader}",
+        shell=True,
+        cwd=catalogue.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == shown and done.stderr.count("\n") <= 1
+    assert done.returncode == 0
 
 
 def test_help_has_every_hyperparameter_with_range_and_remark_at_once(quick):

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from common import decoding
 from common.cookbook import settings
+from conftest import decoding_of
 
 VOCABULARY, LENGTH, END = 4, 4, 2
 
@@ -338,3 +339,20 @@ def test_translations_are_the_same_with_cached_keys_and_values(recipe, beam_size
         real = written != 0
         np.testing.assert_array_equal(logits.argmax(axis=-1)[real], written[real])
     assert (written[0] != written[1]).any() and len(np.unique(written)) > 2
+
+
+# The exponents of the length penalty; of other recipes, 0.
+ALPHAS = {"seq2seq.summarization": 1.0, "seq2seq.translation": 1.0, "transformers.translation": 1.0}
+
+
+@pytest.mark.recorded
+def test_a_recipe_decodes_with_its_own_tokens_limit_and_length_penalty(name, recipe, tiny_runs):
+    if not decoding_of(recipe):
+        return
+    calls = tiny_runs(name).decoded
+    start = recipe.encode(recipe.START)[-1] if isinstance(recipe.START, str) else recipe.START
+    limits = [getattr(recipe, each) for each in ("LONGEST", "ANSWER_LENGTH", "LENGTH") if hasattr(recipe, each)]
+    assert calls
+    for call in calls:
+        assert np.all(call["start"] == start) and call["end"] == getattr(recipe, "END", None)
+        assert call["alpha"] == ALPHAS.get(name, 0.0) and [call["length"]] == (limits or [400])

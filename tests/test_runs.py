@@ -187,6 +187,23 @@ def test_an_interrupt_while_evaluating_loses_no_epoch(tmp_path):
     assert execute(again, tmp_path, resume=True)["metrics"]["accuracy"] == 2.0 and not trained
 
 
+@pytest.mark.parametrize("function", ["save", "show"])
+def test_an_interrupt_while_saving_or_drawing_loses_nothing(function, tmp_path):
+    before = execute(StandIn(), tmp_path)
+    recipe, trained = StandIn(), []
+    setattr(recipe, function, lambda *given: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        execute(recipe, tmp_path, seeds=(0, 1))
+    assert results.read(tmp_path / "results.json") == before
+    tmp_path.joinpath("model.txt").unlink(), tmp_path.joinpath("line.png").unlink()
+    again = StandIn()
+    again.at_epoch = lambda epoch, logs, agent: trained.append(agent)
+    assert execute(again, tmp_path, seeds=(0, 1), resume=True)["figure"]["values"] == [2.0, 2.0]
+    assert len(trained) == 2, "the first seed is trained again"
+    assert {"model.txt", "line.png", "sum.txt"} < set(contents(tmp_path)) and not (tmp_path / "backup").exists()
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
 def test_a_second_interrupt_while_the_first_one_saves_ends_in_one_line_too(tmp_path, monkeypatch):
     recipe = StandIn()
     recipe.at_epoch = lambda epoch, logs, agent: interrupt() if epoch == 1 else None
@@ -375,6 +392,16 @@ def test_epochs_and_examples_of_the_command_line_hold_for_variants(home):
 def test_seeds_count_from_the_first_one_that_is_given(home):
     dispatch(StandIn(), "--seed", "5", "--seeds", "2")
     assert results.read(home / "run" / "results.json")["seeds"] == [5, 6]
+
+
+def test_values_of_the_command_line_hold_for_variants_that_do_not_change_them(home):
+    recipe = StandIn()
+    recipe.VARIANTS = {"long": {"epochs": 5}, "fast": {"rate": 2.0}}
+    dispatch(recipe, "--set", "rate=3")
+    dispatch(recipe, "--set", "rate=3", "--variants")
+    found = results.read(home / "rate=3.0" / "results.json")["variants"]
+    assert {name: each["metrics"]["accuracy"] for name, each in found.items()} == {"long": 15.0, "fast": 4.0}
+    assert {name: each["values"] for name, each in found.items()} == recipe.VARIANTS
 
 
 def test_verify_goes_on_where_it_was_stopped(home):
