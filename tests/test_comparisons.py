@@ -47,6 +47,17 @@ def test_a_unit_is_dead_if_all_images_leave_it_as_it_is(recipe):
     assert recipe.dead(model, np.random.default_rng(0).normal(size=(50, 4)).astype("float32")) == 3 / 8
 
 
+@pytest.mark.parametrize("name", ["basics.optimizers"])
+def test_optimizers_and_schedules_differ_from_what_is_common_to_all_by_what_they_say_alone(recipe):
+    hp = settings.build(recipe.configure, {})
+    compared, common = recipe.networks(hp), {**hp.values, **recipe.COMMON}
+    assert len(compared) == sum(len(rates) for _, rates in recipe.COMPARED.values())
+    for name, values in compared.items():
+        kind, _, rate = name.rpartition("-")
+        changes, _ = recipe.COMPARED[kind]
+        assert values == {**common, **changes, "learning_rate": float(rate)}, name
+
+
 @pytest.mark.parametrize("name", ["basics.optimizers", "basics.regularization", "basics.losses"])
 def test_networks_that_are_compared_start_from_the_same_weights(tiny_run):
     begun = {}
