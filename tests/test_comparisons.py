@@ -458,3 +458,12 @@ def test_the_baseline_learns_from_as_few_rare_digits_as_the_networks(recipe, tin
     recipe.evaluate(tiny_run.models, tiny_run.hp)
     rarities = {arguments[2:] for arguments in asked if arguments[0] == "train"}
     assert rarities == {(tiny_run.hp["rarity"],)} and tiny_run.hp["rarity"] > 1
+
+
+@pytest.mark.parametrize("name", ["basics.losses"])
+def test_dividing_by_frequencies_finds_rare_digits_that_are_nearly_as_likely_as_others(recipe, hp):
+    logits = np.zeros((20, 10), "float32")
+    logits[:, recipe.RARE] = -np.log(hp["rarity"]) / 2
+    model = types.SimpleNamespace(predict=lambda images, verbose: logits)
+    figures = recipe.compare({"model": model}, hp, np.zeros((20, 28, 28, 1)), np.full(20, recipe.RARE))
+    assert hp["rarity"] > 1 and figures["categorical"]["rare_recall"] == 0 and figures["divided"]["rare_recall"] == 1
