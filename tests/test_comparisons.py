@@ -81,6 +81,22 @@ def test_every_bound_is_that_of_the_points_learned_from(recipe, tiny_run):
     assert metrics["standardized_bound"] < metrics["bound"] / 2
 
 
+@pytest.mark.parametrize("name", ["basics.perceptron"])
+def test_rosenblatt_s_rule_takes_the_points_in_another_order_in_every_epoch_and_from_every_seed(recipe):
+    points, targets = np.random.default_rng(0).normal(size=(12, 2)), np.arange(12) % 2 == 0  # No line separates them.
+
+    def order(seed):
+        """The points of all mistakes, which the weights tell, since a mistake adds or subtracts its point."""
+        courses = recipe.learn(points, targets, 9, seed)
+        changes = [np.diff(course, axis=0)[:, :2] for course in courses]
+        return [
+            [int(np.abs(np.abs(points) - np.abs(each)).sum(axis=1).argmin()) for each in epoch] for epoch in changes
+        ]
+
+    assert order(0) == order(0) != order(1)
+    assert sum(epoch == sorted(epoch) for epoch in order(0)) < 3
+
+
 @pytest.mark.parametrize("name", ["basics.regularization"])
 def test_early_stopping_looks_at_validation(recipe):
     history = {"loss": [3.0, 2.0, 1.0], "val_loss": [3.0, 1.0, 2.0]}
