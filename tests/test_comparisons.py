@@ -483,3 +483,10 @@ def test_dividing_by_frequencies_finds_rare_digits_that_are_nearly_as_likely_as_
     model = types.SimpleNamespace(predict=lambda images, verbose: logits)
     figures = recipe.compare({"model": model}, hp, np.zeros((20, 28, 28, 1)), np.full(20, recipe.RARE))
     assert hp["rarity"] > 1 and figures["categorical"]["rare_recall"] == 0 and figures["divided"]["rare_recall"] == 1
+
+
+@pytest.mark.parametrize("name", ["basics.mlp"])
+def test_the_support_vector_machine_knows_the_digits_that_it_learned(recipe, tiny_run, monkeypatch):
+    read = recipe.read
+    monkeypatch.setattr(recipe, "read", lambda hp, split: read(hp, "train"))
+    assert recipe.evaluate(tiny_run.models, tiny_run.hp)["svm_accuracy"] > 0.95
