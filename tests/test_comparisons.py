@@ -490,3 +490,14 @@ def test_the_support_vector_machine_knows_the_digits_that_it_learned(recipe, tin
     read = recipe.read
     monkeypatch.setattr(recipe, "read", lambda hp, split: read(hp, "train"))
     assert recipe.evaluate(tiny_run.models, tiny_run.hp)["svm_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("name", ["vision.cats_vs_dogs"])
+def test_what_supports_a_dog_is_what_supports_a_cat_for_a_network_that_answers_the_opposite(recipe, hp):
+    keras.utils.set_random_seed(0)
+    model, images = recipe.build_model(hp), np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), "uint8")
+    marks = recipe.grad_cam(model, images)
+    logit = model.get_layer("logit")
+    logit.set_weights([-each for each in logit.get_weights()])
+    np.testing.assert_allclose(recipe.grad_cam(model, images), marks, rtol=1e-4, atol=1e-5)
+    assert (marks.max(axis=(1, 2)) > 0).any()
