@@ -501,3 +501,26 @@ def test_what_supports_a_dog_is_what_supports_a_cat_for_a_network_that_answers_t
     logit.set_weights([-each for each in logit.get_weights()])
     np.testing.assert_allclose(recipe.grad_cam(model, images), marks, rtol=1e-4, atol=1e-5)
     assert (marks.max(axis=(1, 2)) > 0).any()
+
+
+class AllOnOnePlace(keras.layers.Layer):
+    """Attention from (B, T) to (B, S), of which the weights rest on one place alone."""
+
+    def __init__(self, place):
+        super().__init__(name="attention")
+        self.place = place
+
+    def call(self, history, shifted):
+        weights = keras.ops.one_hot(keras.ops.zeros_like(shifted) + self.place, 8)  # (B, T, S)
+        return shifted, weights
+
+
+@pytest.mark.parametrize("name", ["seq2seq.chatbot"])
+@pytest.mark.parametrize("place, share", [(0, 1.0), (2, 1.0), (3, 0.0), (4, 0.0), (5, 1.0), (6, 1.0)])
+def test_attention_to_the_last_turn_and_every_second_before_it_is_attention_to_the_user(recipe, place, share):
+    user, system = range(len(recipe.SPECIAL), len(recipe.SPECIAL) + 2)
+    history, reply = np.array([[user, 50, 51, system, 60, user, 70, 0]]), np.array([[80, 81, 0]])
+    inputs = keras.Input((8,), dtype="int32"), keras.Input((3,), dtype="int32")
+    model = keras.Model(inputs, AllOnOnePlace(place)(*inputs)[0])
+    found = recipe.attention_to_user(model, [((history, reply), reply, None)])
+    assert found == pytest.approx({"attention_to_user": share, "uniform_to_user": 5 / 7})
