@@ -1,5 +1,6 @@
 """What the recipes' comparisons, beside their own figure, rest on."""
 
+import json
 import types
 
 import keras
@@ -524,3 +525,22 @@ def test_attention_to_the_last_turn_and_every_second_before_it_is_attention_to_t
     model = keras.Model(inputs, AllOnOnePlace(place)(*inputs)[0])
     found = recipe.attention_to_user(model, [((history, reply), reply, None)])
     assert found == pytest.approx({"attention_to_user": share, "uniform_to_user": 5 / 7})
+
+
+@pytest.mark.parametrize("name", ["seq2seq.question_answering"])
+def test_trees_see_the_latest_of_the_sentences_about_the_one_asked_for_first(recipe):
+    name, other = list(recipe.EXCHANGEABLE[0])[:2]
+    story = [f"{who} {word}" for who, word in zip([name, other] * 3, ("one", "two", "three", "four", "five", "six"))]
+    places, numbers = recipe.find_clues({"question": f"where is {name}", "story": story})
+    assert [places[f"{row} 1"] for row in (1, 5, 9)] == ["five", "three", "one"]
+    assert places["1 0"] == places["0 2"] == numbers[name]
+
+
+@pytest.mark.parametrize("name", ["seq2seq.addition"])
+@pytest.mark.parametrize("reverse", [True, False])
+def test_a_sum_is_read_in_the_direction_of_training(recipe, hp, reverse, monkeypatch):
+    read, encode = [], recipe.encode_questions
+    monkeypatch.setattr(recipe, "encode_questions", lambda *given: read.append(given) or encode(*given))
+    recipe.predict(recipe.build_model(hp), {"settings.json": json.dumps({"reverse": reverse})}, ["12+3"])
+    assert read == [(["12+3"], reverse)]
+    assert (encode(["12+3"], True)[0][:4] == encode(["12+3"], False)[0][:4][::-1]).all()
