@@ -6,6 +6,7 @@ import types
 import keras
 import numpy as np
 import pytest
+
 from test_batches import count
 
 UNCLIPPED = ["recurrent.sentiment"]  # Its recorded figure was measured so.
