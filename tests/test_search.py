@@ -169,7 +169,7 @@ def test_a_search_killed_while_it_writes_goes_on(tmp_path, tuner, monkeypatch):
     monkeypatch.setattr(files.os, "replace", killed)
     at = None
     run(whole, tmp_path / "whole", trials=2, tuner=tuner)
-    assert len(writes) == 5
+    assert len(writes) == 6  # The space, the oracle four times, and the picture.
     for at in range(1, len(writes) + 1):
         recipe, directory = Formula(), tmp_path / str(at)
         writes.clear()
