@@ -206,7 +206,7 @@ class Resume(History):
             self.histories[self.model.name] |= state["history"]
             # Keras's own history, which `fit` returns, would lack the epochs before the interruption.
             self.model.history.history |= {name: list(values) for name, values in state["history"].items()}
-            for counter, value in zip(shuffle.counters, state["passes"]):
+            for counter, value in zip(shuffle.counters, state["passes"], strict=True):
                 counter.assign(value)
             # This is how Keras's own BackupAndRestore tells `fit` where to continue; there is no public way.
             self.model._initial_epoch = state["epochs"]

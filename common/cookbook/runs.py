@@ -235,17 +235,17 @@ def measure(entry, recipe, hp, seeds, out, resume, own):
     histories, finished = {}, []
     for seed in seeds:
         path = out / "backup" / f"seed-{seed}" / "measured.json"
-        before = results.read_json(path, MEASURED) if resume else None
-        if before:
-            histories[seed] = before["histories"]
+        of_seed = results.read_json(path, MEASURED) if resume else None
+        if of_seed:
+            histories[seed] = of_seed["histories"]
         else:
-            before = measure_seed(recipe, hp, seed, out, resume, own, histories, first=seed == seeds[0])
-            files.write_json(path, before)
-        finished.append(before)
+            of_seed = measure_seed(recipe, hp, seed, out, resume, own, histories, first=seed == seeds[0])
+            files.write_json(path, of_seed)
+        finished.append(of_seed)
         name = recipe.PROMISE["figure"]["metric"]
         print(
-            f"Seed {seed}: {name.replace('_', ' ')} {results.number(before['metrics'][name])}, "
-            f"{before['elapsed']['seconds']:.0f} seconds, {before['elapsed']['cpu_seconds']:.0f} of CPU"
+            f"Seed {seed}: {name.replace('_', ' ')} {results.number(of_seed['metrics'][name])}, "
+            f"{of_seed['elapsed']['seconds']:.0f} seconds, {of_seed['elapsed']['cpu_seconds']:.0f} of CPU"
         )
     measured, elapsed, scores = ([each[key] for each in finished] for key in ("metrics", "elapsed", "score"))
     return {
